@@ -1,1 +1,30 @@
-//! Placeholder, written next.
+//! The user's git repository and what a session does in it: a worktree and branch of its own, confined file access,
+//! durable commits, the operator's checks, and the basic static checks that stand in for a reviewer.
+//!
+//! Rules that hold everywhere in here:
+//! - The user's checkout (HEAD, index, working files) is never written. A session touches only its own worktree, its own
+//!   branch, and the object store.
+//! - No hook, filter, file system monitor, credential helper or signing program is ever run: git is libgit2, in this
+//!   process. Blobs are kept as given: no line-ending conversion, no LFS. What is read from a worktree and what is read from
+//!   a commit are the same bytes.
+//! - Nothing is read or written through a symbolic link.
+//!
+//! Everything blocks, except [`checks::run_checks`]; async callers use a blocking task.
+//!
+//! Must not know: models, phases of a session, actors.
+
+mod confined;
+mod diff;
+mod error;
+mod exclude;
+mod objects;
+mod pack;
+mod refs;
+mod repository;
+mod worktree;
+
+pub use error::{FileError, GitError, RepoError};
+pub use exclude::{Exclude, ExcludeError};
+pub use objects::{Author, FileChange};
+pub use repository::{BranchLog, EntryKind, Listing, MilestoneCommit, Repository, TreeEntry};
+pub use worktree::Worktree;

@@ -1,0 +1,434 @@
+//! A session's own working tree: a linked worktree of the user's repository, in the state directory.
+//!
+//! Its administrative folder (`<git dir>/worktrees/<name>`) is written here and not by libgit2, so that whatever a crash
+//! left half-made can be taken up: each step looks at what is there and adds what is missing.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use git2::build::CheckoutBuilder;
+use steadfast_core::ids::{CommitId, RepoPath};
+
+use crate::confined::ConfinedDir;
+use crate::diff;
+use crate::error::{FileError, RepoError, git_at, io_at};
+use crate::refs::{self, Moved, commit_id};
+use crate::repository::{Repository, find_commit, move_branch};
+
+/// Files above this size are named in a diff, not shown.
+const MAX_DIFF_FILE_BYTES: u64 = 1 << 20;
+
+/// A worktree of one session. May be shared between threads. All methods block.
+pub struct Worktree {
+    dir: PathBuf,
+    /// `<git dir>/worktrees/<name>`: its HEAD, index and the way back to `dir`.
+    admin: PathBuf,
+    branch: String,
+    /// Opened through `admin`, not through `<dir>/.git`: that file is within reach of a check that runs without a sandbox.
+    git: Mutex<git2::Repository>,
+}
+
+impl std::fmt::Debug for Worktree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worktree")
+            .field("dir", &self.dir)
+            .field("branch", &self.branch)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    /// The worktree at `dir` on `branch`, made if it is not there yet. A branch that does not exist is created at `at`.
+    ///
+    /// May be repeated, also after a crash in the middle: what is missing is added, a lost or broken administrative folder
+    /// is made anew. A worktree that is there already keeps its files as they are; [`Worktree::reset_to`] brings
+    /// it to a known state. A new one has the files of the branch's tip.
+    ///
+    /// # Errors
+    /// [`RepoError::ForeignCommit`] when the branch exists and does not descend from `at`; [`RepoError::UnknownCommit`];
+    /// [`RepoError::BranchBlocked`]; [`RepoError::WorktreeOccupied`] when `dir` holds something else; [`RepoError::Io`].
+    pub fn add_worktree(
+        &self,
+        dir: &Path,
+        branch: &str,
+        at: &CommitId,
+    ) -> Result<Worktree, RepoError> {
+        let dir = std::path::absolute(dir).map_err(io_at("find", dir))?;
+        let git = self.git();
+        let tip = claim_branch(&git, branch, at)?;
+        let admin = admin_dir(self.git_dir(), &dir)?;
+        let is_new = !dir.exists();
+        fs::create_dir_all(&dir).map_err(io_at("create", &dir))?;
+        write_links(&dir, &admin, branch)?;
+        let linked = git2::Repository::open(&admin).map_err(git_at("open the worktree"))?;
+        drop(git);
+        let worktree = Worktree {
+            dir,
+            branch: branch.to_owned(),
+            git: Mutex::new(linked),
+            admin,
+        };
+        // The index is the last thing that a checkout writes.
+        if !worktree.admin.join("index").exists() {
+            worktree.check_out(&tip, is_new)?;
+        }
+        Ok(worktree)
+    }
+
+    /// Removes the worktree at `dir` with everything in it, ignored files too. Its branch stays. One that is gone, or
+    /// half gone, is fine.
+    ///
+    /// # Errors
+    /// [`RepoError::WorktreeOccupied`] when `dir` is no worktree of this repository; [`RepoError::Io`].
+    pub fn remove_worktree(&self, dir: &Path) -> Result<(), RepoError> {
+        let dir = std::path::absolute(dir).map_err(io_at("find", dir))?;
+        let _turn = self.git();
+        let admin = admin_dir(self.git_dir(), &dir)?;
+        remove_all(&dir)?;
+        remove_all(&admin)?;
+        // Only succeeds for the last worktree; git leaves no empty folder either.
+        fs::remove_dir(self.git_dir().join("worktrees")).ok();
+        Ok(())
+    }
+}
+
+/// Creates the branch, or sees that it may be ours. Where it is.
+fn claim_branch(
+    git: &git2::Repository,
+    branch: &str,
+    at: &CommitId,
+) -> Result<CommitId, RepoError> {
+    let start = find_commit(git, at)?.id();
+    let found = match refs::tip(git, branch)? {
+        Some(tip) => Some(tip),
+        None => match move_branch(git, branch, None, start, "steadfast: start")? {
+            Moved::Done => Some(start),
+            Moved::Elsewhere(other) => other,
+        },
+    };
+    let ours =
+        found.filter(|tip| *tip == start || git.graph_descendant_of(*tip, start).unwrap_or(false));
+    ours.map(commit_id).ok_or_else(|| RepoError::ForeignCommit {
+        branch: branch.to_owned(),
+        expected: at.clone(),
+        found: found.map(commit_id),
+    })
+}
+
+/// The administrative folder for the worktree at `dir`: the one that it has, else a new name. Created.
+fn admin_dir(common: &Path, dir: &Path) -> Result<PathBuf, RepoError> {
+    let back_link = dir.join(".git");
+    let all = common.join("worktrees");
+    let name = dir
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') {
+            c
+        } else {
+            '-'
+        }
+    };
+    let name: String = name.chars().map(plain).take(80).collect();
+    let mut number = 1;
+    let admin = loop {
+        let suffix = if number == 1 {
+            String::new()
+        } else {
+            format!("-{number}")
+        };
+        let candidate = all.join(format!("steadfast-{name}{suffix}"));
+        match fs::read(candidate.join("gitdir")) {
+            Ok(text) if text.trim_ascii_end() == back_link.as_os_str().as_encoded_bytes() => {
+                break candidate;
+            }
+            // A folder with our prefix and nothing in that file: a crash came just after it was made.
+            Ok(text) if text.trim_ascii_end().is_empty() => break candidate,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break candidate,
+            Ok(_) => number += 1,
+            Err(error) => return Err(io_at("read", &candidate)(error)),
+        }
+    };
+    if !admin.join("gitdir").exists() && !is_free(common, dir)? {
+        return Err(RepoError::WorktreeOccupied {
+            dir: dir.to_owned(),
+        });
+    }
+    fs::create_dir_all(&admin).map_err(io_at("create", &admin))?;
+    Ok(admin)
+}
+
+/// Whether a worktree may be made at `dir`: it is not there, is empty, or was one of this repository whose administrative
+/// folder is lost (`git worktree prune`).
+fn is_free(common: &Path, dir: &Path) -> Result<bool, RepoError> {
+    let mut entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(io_at("read", dir)(error)),
+    };
+    if entries.next().is_none() {
+        return Ok(true);
+    }
+    let link = fs::read_to_string(dir.join(".git")).unwrap_or_default();
+    let target = link
+        .strip_prefix("gitdir: ")
+        .map(|to| Path::new(to.trim_end()).to_owned());
+    Ok(target.is_some_and(|to| to.starts_with(common.join("worktrees"))))
+}
+
+/// The four small files that tie the worktree to the repository; each is written only if it says something else.
+fn write_links(dir: &Path, admin: &Path, branch: &str) -> Result<(), RepoError> {
+    let line = |before: &str, path: &Path| {
+        [
+            before.as_bytes(),
+            path.as_os_str().as_encoded_bytes(),
+            b"\n",
+        ]
+        .concat()
+    };
+    // The back link comes first: it is what tells whose folder this is.
+    ensure_content(&admin.join("gitdir"), &line("", &dir.join(".git")))?;
+    ensure_content(&admin.join("commondir"), b"../..\n")?;
+    ensure_content(
+        &admin.join("HEAD"),
+        format!("ref: {}\n", refs::full_name(branch)).as_bytes(),
+    )?;
+    ensure_content(&dir.join(".git"), &line("gitdir: ", admin))
+}
+
+fn ensure_content(path: &Path, content: &[u8]) -> Result<(), RepoError> {
+    let regular = fs::symlink_metadata(path).is_ok_and(|data| data.is_file());
+    if regular && fs::read(path).is_ok_and(|found| found == content) {
+        return Ok(());
+    }
+    if !regular {
+        // A link or folder in its place must not lead the write elsewhere.
+        remove_all(path)?;
+    }
+    fs::write(path, content).map_err(io_at("write", path))
+}
+
+/// Removes a file, link or folder. Folders that forbid it (module caches are read-only) are opened first.
+fn remove_all(path: &Path) -> Result<(), RepoError> {
+    let remove = || match fs::symlink_metadata(path) {
+        Ok(data) if data.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    let result = match remove() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(path);
+            remove()
+        }
+        other => other,
+    };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Best effort: the removal that follows reports what could not be opened.
+fn make_writable(dir: &Path) {
+    if !fs::symlink_metadata(dir).is_ok_and(|data| data.is_dir()) {
+        return;
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).ok();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        make_writable(&entry.path());
+    }
+}
+
+impl Worktree {
+    /// Its folder, absolute.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its branch, short name.
+    pub fn branch(&self) -> &str {
+        &self.branch
+    }
+
+    fn git(&self) -> MutexGuard<'_, git2::Repository> {
+        self.git.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files(&self) -> Result<ConfinedDir, RepoError> {
+        ConfinedDir::open(&self.dir).map_err(io_at("open", &self.dir))
+    }
+
+    /// Makes the tracked files those of `commit` and removes files that are neither tracked nor ignored. What `.gitignore`
+    /// of that commit covers (build caches) stays. Lock files that a killed process left in the worktree's own git folder
+    /// go; a broken index is built anew. Content is written as stored, without conversion. The branch is not moved.
+    ///
+    /// # Errors
+    /// [`RepoError::UnknownCommit`], [`RepoError::Io`], [`RepoError::Git`]; the files may then be half changed, and a
+    /// repetition goes on.
+    pub fn reset_to(&self, commit: &CommitId) -> Result<(), RepoError> {
+        fs::create_dir_all(&self.dir).map_err(io_at("create", &self.dir))?;
+        fs::create_dir_all(&self.admin).map_err(io_at("create", &self.admin))?;
+        self.clear_locks()?;
+        write_links(&self.dir, &self.admin, &self.branch)?;
+        self.check_out(commit, false)
+    }
+
+    /// `is_new`: the folder is empty, so there is nothing to remove.
+    fn check_out(&self, commit: &CommitId, is_new: bool) -> Result<(), RepoError> {
+        let git = self.git();
+        let target = find_commit(&git, commit)?;
+        let index = self.admin.join("index");
+        if index.exists() && git.index().and_then(|mut index| index.read(true)).is_err() {
+            fs::remove_file(&index).map_err(io_at("remove", &index))?;
+        }
+        let checkout = |remove_untracked: bool| {
+            let mut how = CheckoutBuilder::new();
+            how.force()
+                .disable_filters(true)
+                .remove_untracked(remove_untracked);
+            git.checkout_tree(target.as_object(), Some(&mut how))
+                .map_err(git_at("check out the commit"))
+        };
+        // Twice: what is ignored must be asked of the commit's own .gitignore, not of one that a milestone wrote and that is
+        // only now replaced.
+        checkout(false)?;
+        if is_new {
+            return Ok(());
+        }
+        checkout(true)?;
+        git.cleanup_state()
+            .map_err(git_at("clean the worktree's state"))
+    }
+
+    fn clear_locks(&self) -> Result<(), RepoError> {
+        for entry in fs::read_dir(&self.admin)
+            .map_err(io_at("read", &self.admin))?
+            .flatten()
+        {
+            let path = entry.path();
+            if path.extension().is_some_and(|end| end == "lock") {
+                tracing::warn!(lock = %path.display(), "removing a lock that a killed process left behind");
+                remove_all(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of a file; `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`FileError`] for a symbolic link (the file or on the way), a directory, more than `max_bytes`, or no UTF-8.
+    pub fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<String>, FileError> {
+        let bytes = self.confined("read", path)?.read(path, max_bytes)?;
+        bytes
+            .map(|bytes| {
+                String::from_utf8(bytes).map_err(|_| FileError::NotText { path: path.clone() })
+            })
+            .transpose()
+    }
+
+    /// Replaces the file's content at once (readers see the old or the new one) and makes missing directories. It keeps its
+    /// permissions. Not durable by itself: the commit is.
+    ///
+    /// # Errors
+    /// [`FileError`] for a symbolic link, directory, file or device in the way, or when the disk does not take it; the old
+    /// content is still there then.
+    pub fn write(&self, path: &RepoPath, bytes: &[u8]) -> Result<(), FileError> {
+        self.confined("write", path)?.write(path, bytes)
+    }
+
+    /// Removes the file, and directories that are empty then. Whether it was there. A symbolic link itself may be removed.
+    ///
+    /// # Errors
+    /// [`FileError`] for a directory, or a symbolic link on the way.
+    pub fn delete(&self, path: &RepoPath) -> Result<bool, FileError> {
+        self.confined("delete", path)?.delete(path)
+    }
+
+    fn confined(&self, what: &'static str, path: &RepoPath) -> Result<ConfinedDir, FileError> {
+        ConfinedDir::open(&self.dir).map_err(|source| FileError::Io {
+            what,
+            path: path.clone(),
+            source,
+        })
+    }
+
+    /// A unified diff from `base` to the worktree's files, for `paths` only and in their order, at most `max_bytes` long; a
+    /// diff that was cut says so in its last line. Files that did not change are left out; binary ones and those above
+    /// 1 MiB are only named. Empty when nothing changed.
+    ///
+    /// # Errors
+    /// [`RepoError::UnknownCommit`], [`RepoError::Git`], [`RepoError::Io`].
+    pub fn diff(
+        &self,
+        base: &CommitId,
+        paths: &[RepoPath],
+        context_lines: u32,
+        max_bytes: usize,
+    ) -> Result<String, RepoError> {
+        let files = self.files()?;
+        let git = self.git();
+        let tree = find_commit(&git, base)?
+            .tree()
+            .map_err(git_at("read a tree"))?;
+        let mut out = String::new();
+        for path in paths {
+            if out.len() > max_bytes {
+                break;
+            }
+            let new = match files.read(path, MAX_DIFF_FILE_BYTES) {
+                Ok(new) => new,
+                Err(FileError::Io { what, source, .. }) => {
+                    return Err(RepoError::Io {
+                        what,
+                        path: self.dir.join(path.as_str()),
+                        source,
+                    });
+                }
+                Err(fault) => {
+                    out.push_str(&format!(
+                        "diff --git a/{path} b/{path}\n[not shown: {fault}]\n"
+                    ));
+                    continue;
+                }
+            };
+            let entry = tree.get_path(Path::new(path.as_str())).ok();
+            let blob = entry.and_then(|entry| entry.to_object(&git).ok()?.into_blob().ok());
+            let old = blob.map(|blob| blob.content().to_vec());
+            if old
+                .as_ref()
+                .is_some_and(|old| old.len() as u64 > MAX_DIFF_FILE_BYTES)
+            {
+                out.push_str(&format!(
+                    "diff --git a/{path} b/{path}\n[not shown: the old file is too large]\n"
+                ));
+                continue;
+            }
+            diff::append(&mut out, &diff::Pair { path, old, new }, context_lines)?;
+        }
+        diff::cut(&mut out, max_bytes);
+        Ok(out)
+    }
+
+    /// Makes the index that of `commit`, so that `git status` in the worktree is clean after the branch has moved there.
+    /// A convenience for people: nothing in here depends on it.
+    ///
+    /// # Errors
+    /// [`RepoError::UnknownCommit`], [`RepoError::Git`].
+    pub fn sync_index(&self, commit: &CommitId) -> Result<(), RepoError> {
+        let git = self.git();
+        let tree = find_commit(&git, commit)?
+            .tree()
+            .map_err(git_at("read a tree"))?;
+        let mut index = git.index().map_err(git_at("open the index"))?;
+        index
+            .read(false)
+            .and_then(|()| index.read_tree(&tree))
+            .and_then(|()| index.write())
+            .map_err(git_at("write the index"))
+    }
+}
