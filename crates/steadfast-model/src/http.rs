@@ -1,0 +1,430 @@
+//! One call over HTTP: sends a request, reads the answer in whichever form it comes, says what went wrong.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Response, Url};
+use secrecy::ExposeSecret;
+use steadfast_core::fault::{CallFault, Fault};
+
+use crate::answer::{AnswerFormat, MAX_ANSWER_BYTES, Problem};
+use crate::call::{CallRequest, Completion};
+use crate::context;
+use crate::pool::{self, Reach};
+use crate::refusal;
+use crate::report::Reporter;
+use crate::settings::{ProviderSettings, Uncallable};
+use crate::sse::SseParser;
+use crate::transport;
+
+/// An error's body is read up to here; all that matters stands at its beginning.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+/// The body of an error must come within this time; without it the status alone counts.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// After the terminal event the end of the body must come within this time, or the connection is not used again.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
+/// So much of a body that is no answer is shown, in characters.
+const SHOWN_CHARS: usize = 160;
+
+/// Where a model's calls go.
+pub(crate) struct Endpoint {
+    url: Url,
+    reach: Reach,
+    host: String,
+    headers: HeaderMap,
+    reporter: Reporter,
+}
+
+/// A call without an answer.
+pub(crate) struct Failed {
+    pub(crate) fault: CallFault,
+    /// For a response with an error status: what it said, in lower case. Else empty.
+    pub(crate) said: String,
+}
+
+impl From<CallFault> for Failed {
+    fn from(fault: CallFault) -> Self {
+        Self {
+            fault,
+            said: String::new(),
+        }
+    }
+}
+
+impl Endpoint {
+    /// `path` is what follows the base URL; `credential` makes of the key the header that carries it.
+    pub(crate) fn new(
+        settings: &ProviderSettings,
+        path: impl FnOnce(&Url) -> &'static [&'static str],
+        credential: impl FnOnce(&str) -> (HeaderName, String),
+    ) -> Result<Self, Uncallable> {
+        let mut url = base_url(&settings.base_url)?;
+        let path = path(&url);
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static("text/event-stream, application/json"),
+        );
+        if let Some(key) = &settings.key {
+            let key = key.expose_secret().trim();
+            if key.is_empty() {
+                return Err(Uncallable::new("the key is empty"));
+            }
+            let (name, value) = credential(key);
+            let unfit =
+                |_| Uncallable::new("the key holds a character that cannot go into a header");
+            let mut value = HeaderValue::try_from(value).map_err(unfit)?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        let key = settings
+            .key
+            .as_ref()
+            .map(|key| key.expose_secret().trim().into());
+        let host = url
+            .host_str()
+            .unwrap_or("")
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        Ok(Self {
+            reach: Reach::of(&url),
+            url,
+            host,
+            headers,
+            reporter: Reporter::new(key),
+        })
+    }
+
+    pub(crate) fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+        self
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Makes the call with this body within the request's time.
+    pub(crate) async fn call<F: AnswerFormat>(
+        &self,
+        body: Bytes,
+        request: &CallRequest,
+    ) -> Result<Completion, Failed> {
+        let mut progress = Progress::Sending;
+        let exchange = self.exchange::<F>(body, request, &mut progress);
+        match tokio::time::timeout(request.timeout, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let state = match progress {
+                    Progress::Sending => "no response had begun".to_owned(),
+                    Progress::Reading(bytes) => format!("{bytes} bytes of it had come"),
+                };
+                let message = format!("no complete answer within {:?}; {state}", request.timeout);
+                Err(self.reporter.fault(Fault::TimedOut, &message).into())
+            }
+        }
+    }
+
+    async fn exchange<F: AnswerFormat>(
+        &self,
+        body: Bytes,
+        request: &CallRequest,
+        progress: &mut Progress,
+    ) -> Result<Completion, Failed> {
+        let unusable =
+            |cause| format!("the root certificates of this system cannot be used: {cause}");
+        let client = pool::client(self.reach)
+            .await
+            .map_err(|cause| self.reporter.fault(Fault::Tls, &unusable(cause)))?;
+        let mut headers = self.headers.clone();
+        context::add_headers(&mut headers, &request.context);
+        let sent = client
+            .post(self.url.clone())
+            .headers(headers)
+            .body(body)
+            .send()
+            .await;
+        let mut response = sent.map_err(|error| self.no_response(&error))?;
+        *progress = Progress::Reading(0);
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        match read_answer::<F>(&mut response, progress).await {
+            Ok(answer) => Ok(answer
+                .into_draft()
+                .conclude(Some(response.headers()), &self.reporter)?),
+            Err(NoAnswer::Problem(Problem::Provider(error))) => {
+                let fault = refusal::in_answer(
+                    &error,
+                    response.headers(),
+                    SystemTime::now(),
+                    &self.reporter,
+                );
+                Err(fault.into())
+            }
+            Err(NoAnswer::Problem(Problem::Malformed(how))) => {
+                Err(self.failed(Fault::Malformed, &response, &how))
+            }
+            Err(NoAnswer::Broken(fault, how)) => Err(self.failed(fault, &response, &how)),
+        }
+    }
+
+    fn failed(&self, fault: Fault, response: &Response, message: &str) -> Failed {
+        CallFault {
+            status: Some(response.status().as_u16()),
+            ..self.reporter.fault(fault, message)
+        }
+        .into()
+    }
+
+    fn no_response(&self, error: &reqwest::Error) -> Failed {
+        let authority = match self.url.port() {
+            Some(port) => format!("{}:{port}", self.host),
+            None => self.host.clone(),
+        };
+        let message = if error.is_connect() && error.is_timeout() {
+            format!(
+                "no connection to {authority} within {:?}",
+                pool::CONNECT_TIMEOUT
+            )
+        } else if error.is_connect() {
+            format!(
+                "no connection to {authority}: {}",
+                transport::root_cause(error)
+            )
+        } else {
+            format!(
+                "{authority} gave no response: {}",
+                transport::root_cause(error)
+            )
+        };
+        self.reporter
+            .fault(transport::classify(error), &message)
+            .into()
+    }
+
+    async fn refused(&self, mut response: Response) -> Failed {
+        let mut body = Vec::new();
+        // A body that breaks off or does not come changes nothing: the status has been said.
+        let read = async {
+            while let Ok(Some(chunk)) = response.chunk().await {
+                body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BYTES - body.len())]);
+                if body.len() == MAX_ERROR_BYTES {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
+        let (status, headers) = (response.status().as_u16(), response.headers());
+        let (fault, error) =
+            refusal::of_response(status, headers, &body, SystemTime::now(), &self.reporter);
+        Failed {
+            fault,
+            said: error.words(),
+        }
+    }
+}
+
+/// How far a call had come, for the message when its time was up.
+enum Progress {
+    Sending,
+    /// So many bytes of the body.
+    Reading(usize),
+}
+
+enum NoAnswer {
+    Problem(Problem),
+    Broken(Fault, String),
+}
+
+impl From<Problem> for NoAnswer {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+fn malformed(how: impl Into<String>) -> NoAnswer {
+    NoAnswer::Problem(Problem::Malformed(how.into()))
+}
+
+async fn next_chunk(
+    response: &mut Response,
+    progress: &mut Progress,
+) -> Result<Option<Bytes>, NoAnswer> {
+    let so_far = match progress {
+        Progress::Reading(bytes) => *bytes,
+        Progress::Sending => 0,
+    };
+    match response.chunk().await {
+        Ok(Some(chunk)) => {
+            *progress = Progress::Reading(so_far + chunk.len());
+            Ok(Some(chunk))
+        }
+        Ok(None) => Ok(None),
+        Err(error) => {
+            let how = format!(
+                "the answer broke off after {so_far} bytes: {}",
+                transport::root_cause(&error)
+            );
+            Err(NoAnswer::Broken(transport::classify(&error), how))
+        }
+    }
+}
+
+/// The first byte tells a document from a stream: servers answer a streaming request with plain JSON, or the other way
+/// round, and label either wrongly.
+async fn read_answer<F: AnswerFormat>(
+    response: &mut Response,
+    progress: &mut Progress,
+) -> Result<F, NoAnswer> {
+    let labelled_stream = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| {
+            value
+                .trim_start()
+                .to_ascii_lowercase()
+                .starts_with("text/event-stream")
+        });
+    let (head, first) = loop {
+        match next_chunk(response, progress).await? {
+            Some(chunk) => {
+                if let Some(first) = chunk
+                    .iter()
+                    .copied()
+                    .find(|byte| !byte.is_ascii_whitespace())
+                {
+                    break (chunk, first);
+                }
+            }
+            None if labelled_stream => return Err(ended_early(0)),
+            None => return Err(malformed("the body of the answer is empty")),
+        }
+    };
+    match first {
+        b'{' | b'[' => read_document(response, progress, head).await,
+        b'<' => Err(malformed(format!(
+            "the answer is HTML or XML, not JSON: {}",
+            shown(&head)
+        ))),
+        b':' | b'd' | b'e' | b'i' | b'r' => {
+            read_stream(response, progress, head, labelled_stream).await
+        }
+        _ if labelled_stream => read_stream(response, progress, head, true).await,
+        _ => Err(malformed(format!(
+            "the answer is neither JSON nor an event stream: {}",
+            shown(&head)
+        ))),
+    }
+}
+
+async fn read_document<F: AnswerFormat>(
+    response: &mut Response,
+    progress: &mut Progress,
+    head: Bytes,
+) -> Result<F, NoAnswer> {
+    // JSON escapes make a document larger than its text, sixfold at worst; twice is what answers come to.
+    const MAX_BYTES: usize = 2 * MAX_ANSWER_BYTES;
+    let mut body = Vec::from(head);
+    while let Some(chunk) = next_chunk(response, progress).await? {
+        if body.len() + chunk.len() > MAX_BYTES {
+            return Err(malformed("the answer is larger than 16 MiB"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let text = str::from_utf8(&body).map_err(|_| malformed("the answer is not UTF-8"))?;
+    let document = serde_json::from_str(text).map_err(|error| {
+        malformed(format!(
+            "the answer is no JSON ({error}): {}",
+            shown(text.as_bytes())
+        ))
+    })?;
+    let mut answer = F::default();
+    answer.document(document)?;
+    Ok(answer)
+}
+
+async fn read_stream<F: AnswerFormat>(
+    response: &mut Response,
+    progress: &mut Progress,
+    head: Bytes,
+    labelled_stream: bool,
+) -> Result<F, NoAnswer> {
+    let mut answer = F::default();
+    let mut events = 0_usize;
+    let mut parser = SseParser::default();
+    let mut next = Some(head.clone());
+    while let Some(chunk) = next {
+        parser.feed(&chunk, &mut |event| {
+            events += 1;
+            if answer.is_done() {
+                Ok(())
+            } else {
+                answer.event(&event)
+            }
+        })?;
+        if answer.is_done() {
+            // The connection can serve the next call only when this body was read to its end.
+            let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, rest).await;
+            return Ok(answer);
+        }
+        next = next_chunk(response, progress).await?;
+    }
+    let last = parser.finish(&mut |event| {
+        events += 1;
+        answer.event(&event)
+    });
+    match last {
+        // An event that stands there half is what a stream that was cut looks like.
+        Err(Problem::Malformed(_)) => Err(ended_early(events)),
+        Err(problem) => Err(problem.into()),
+        Ok(()) if events == 0 && !labelled_stream => Err(malformed(format!(
+            "the answer is neither JSON nor an event stream: {}",
+            shown(&head)
+        ))),
+        Ok(()) if answer.is_done() || answer.may_end() => Ok(answer),
+        Ok(()) => Err(ended_early(events)),
+    }
+}
+
+fn ended_early(events: usize) -> NoAnswer {
+    let how = format!("the stream ended without its terminal event, after {events} events");
+    NoAnswer::Broken(Fault::Unavailable, how)
+}
+
+fn shown(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)])
+        .chars()
+        .take(SHOWN_CHARS)
+        .collect()
+}
+
+fn base_url(text: &str) -> Result<Url, Uncallable> {
+    let url = Url::parse(text.trim()).map_err(|error| {
+        Uncallable::new(format!(
+            "base_url is no address ({error}): write http://host/v1"
+        ))
+    })?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(Uncallable::new(
+            "base_url must begin with http:// or https:// and name a host",
+        ));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Uncallable::new(
+            "base_url holds a user or password; set the key in api_key_env or api_key_file",
+        ));
+    }
+    Ok(url)
+}
