@@ -101,6 +101,7 @@ mod ask;
 mod body;
 mod choose;
 mod connection;
+pub mod demo;
 mod log;
 mod script;
 mod server;

@@ -173,7 +173,7 @@ impl Log {
         Ticket {
             log: self.clone(),
             seq,
-            end: End::Abandoned,
+            reported: false,
         }
     }
 
@@ -209,12 +209,12 @@ impl Log {
     }
 }
 
-/// Reports how a request ended, at the latest when it is let go.
+/// Reports how a request ended: the first report counts, and letting it go without one means abandoned.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     log: Log,
     seq: u64,
-    end: End,
+    reported: bool,
 }
 
 impl Ticket {
@@ -223,17 +223,25 @@ impl Ticket {
         self.seq
     }
 
+    /// The answer is handed over. Reported before the client can have it, so that a client that has it finds it logged.
     pub(crate) fn sent(&mut self) {
-        self.end = End::Sent;
+        self.report(End::Sent);
     }
 
     pub(crate) fn dropped(&mut self) {
-        self.end = End::Dropped;
+        self.report(End::Dropped);
+    }
+
+    fn report(&mut self, end: End) {
+        if !self.reported {
+            self.reported = true;
+            self.log.leave(self.seq, end);
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.log.leave(self.seq, self.end);
+        self.report(End::Abandoned);
     }
 }
