@@ -322,7 +322,19 @@ impl Answer<'_> {
         let mut ending = vec![];
         match fault {
             Some(Fault::NoChoices) => {
-                events = vec!["data: {\"object\":\"chat.completion.chunk\"}\n\n".to_owned()]
+                // A stream that ends as it should and has nothing in it, not even a reason to stop.
+                let (event, end) = match self.ask.endpoint {
+                    Endpoint::Chat => (
+                        "{\"object\":\"chat.completion.chunk\"}",
+                        "data: [DONE]\n\n".to_owned(),
+                    ),
+                    Endpoint::Messages => (
+                        "{\"type\":\"ping\"}",
+                        named("message_stop", &json!({ "type": "message_stop" })),
+                    ),
+                };
+                events = vec![format!("data: {event}\n\n")];
+                last = Step::Data(Bytes::from(end));
             }
             Some(Fault::NoDone) => last = Step::Wait(Duration::ZERO),
             Some(Fault::StreamError) => {

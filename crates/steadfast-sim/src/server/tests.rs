@@ -1,7 +1,6 @@
 //! Each answer and each fault as a client on a raw socket sees it.
 
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,154 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::log::End;
 
-/// How a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Orderly,
-    Reset,
-}
+mod client;
 
-/// Everything that came back on one connection.
-struct Seen {
-    status: u16,
-    head: String,
-    /// The body with the chunked coding taken off.
-    body: Vec<u8>,
-    /// The body came to its announced end.
-    whole: bool,
-    ended: Ended,
-}
-
-impl Seen {
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    /// The data of a stream's events.
-    fn events(&self) -> Vec<&str> {
-        self.text()
-            .split("\n\n")
-            .filter_map(|event| event.split_once("data: "))
-            .map(|(_, data)| data)
-            .collect()
-    }
-
-    /// The content of a stream in OpenAI's format.
-    fn content(&self) -> String {
-        let events = self
-            .events()
-            .into_iter()
-            .filter_map(|event| serde_json::from_str::<Value>(event).ok());
-        events
-            .filter_map(|event| {
-                event["choices"][0]["delta"]["content"]
-                    .as_str()
-                    .map(str::to_owned)
-            })
-            .collect()
-    }
-}
-
-fn sim(script: &str) -> SimHandle {
-    Sim::start(
-        (Ipv4Addr::LOCALHOST, 0).into(),
-        Script::parse(script).unwrap(),
-    )
-    .unwrap()
-}
-
-/// A script with one rule for everything.
-fn always(then: &str) -> SimHandle {
-    sim(&format!("[[rule]]\nthen = {{ {then} }}"))
-}
-
-const CODER: &str = "x-steadfast-role: coder\r\nx-steadfast-file: a.md\r\nx-steadfast-milestone: 2\r\nx-steadfast-attempt: 1\r\n";
-
-fn request(path: &str, headers: &str, stream: bool) -> String {
-    let body = format!(
-        r#"{{"model":"m","stream":{stream},"stream_options":{{"include_usage":true}},"messages":[{{"role":"user","content":"hello"}}]}}"#
-    );
-    format!(
-        "POST {path} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}",
-        body.len()
-    )
-}
-
-async fn send(sim: &SimHandle, request: &str) -> Seen {
-    let mut stream = TcpStream::connect(sim.addr()).await.unwrap();
-    // A connection that was reset at once may refuse the request already.
-    let _ = stream.write_all(request.as_bytes()).await;
-    seen(stream).await
-}
-
-async fn seen(mut stream: TcpStream) -> Seen {
-    let (mut all, mut ended) = (Vec::new(), Ended::Orderly);
-    if let Err(error) = stream.read_to_end(&mut all).await {
-        assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-            ),
-            "{error}"
-        );
-        ended = Ended::Reset;
-    }
-    let at = all.windows(4).position(|four| four == b"\r\n\r\n");
-    let Some(at) = at else {
-        return Seen {
-            status: 0,
-            head: String::new(),
-            body: all,
-            whole: false,
-            ended,
-        };
-    };
-    let head = String::from_utf8(all[..at].to_vec())
-        .unwrap()
-        .to_ascii_lowercase();
-    let (body, whole) = if head.contains("transfer-encoding: chunked") {
-        unchunk(&all[at + 4..])
-    } else {
-        let announced: usize = head
-            .split("content-length: ")
-            .nth(1)
-            .unwrap()
-            .split("\r\n")
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
-        (all[at + 4..].to_vec(), announced == all.len() - at - 4)
-    };
-    Seen {
-        status: head[9..12].parse().unwrap(),
-        head,
-        body,
-        whole,
-        ended,
-    }
-}
-
-fn unchunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
-    let mut body = Vec::new();
-    while let Some(at) = rest.windows(2).position(|two| two == b"\r\n") {
-        let size = usize::from_str_radix(std::str::from_utf8(&rest[..at]).unwrap(), 16).unwrap();
-        if size == 0 {
-            return (body, true);
-        }
-        body.extend_from_slice(&rest[at + 2..at + 2 + size]);
-        rest = &rest[at + 4 + size..];
-    }
-    (body, false)
-}
-
-async fn chat(sim: &SimHandle, stream: bool) -> Seen {
-    send(sim, &request("/v1/chat/completions", CODER, stream)).await
-}
+use client::{CODER, Ended, always, chat, request, seen, send, sim};
 
 const FILE: &str = "```markdown\n# a\n\nWritten by a simulated model.\n```\n";
 
@@ -361,13 +215,11 @@ async fn answers_that_are_none_in_the_format() {
     assert!(seen.whole && serde_json::from_slice::<Value>(&seen.body).is_err());
 
     let sim = always("fault = \"no_choices\"");
-    assert!(chat(&sim, false).await.json().get("choices").is_none());
-    assert!(
-        !chat(&sim, true)
-            .await
-            .text()
-            .contains("choices\":[{\"index\":0,\"delta\":{\"content")
+    assert_eq!(
+        chat(&sim, true).await.events(),
+        ["{\"object\":\"chat.completion.chunk\"}", "[DONE]"]
     );
+    assert!(chat(&sim, false).await.json().get("choices").is_none());
 
     let sim = always("fault = \"not_utf8\"");
     for stream in [true, false] {
