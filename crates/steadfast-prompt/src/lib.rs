@@ -9,6 +9,9 @@
 pub mod answer;
 pub mod fence;
 pub mod idea;
+pub mod prompt;
+pub mod rank;
 
 pub use answer::AnswerFault;
 pub use idea::{Idea, IdeaError};
+pub use prompt::{Prompt, Templates};
