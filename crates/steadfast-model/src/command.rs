@@ -171,11 +171,16 @@ impl Inner {
                 .1
             };
             tokio::pin!(traffic);
-            tokio::select! {
-                Err(TooLarge) = &mut traffic => Err(TooLarge),
-                status = group.child.wait() => match tokio::time::timeout(OUTPUT_GRACE, traffic).await {
-                    Ok(Err(TooLarge)) => Err(TooLarge),
+            let first = tokio::select! {
+                said = &mut traffic => Ok(said),
+                status = group.child.wait() => Err(status),
+            };
+            match first {
+                Ok(Ok(())) => Ok(group.child.wait().await),
+                Ok(Err(TooLarge)) => Err(TooLarge),
+                Err(status) => match tokio::time::timeout(OUTPUT_GRACE, traffic).await {
                     Ok(Ok(())) => Ok(status),
+                    Ok(Err(TooLarge)) => Err(TooLarge),
                     Err(_) => {
                         group.outlived = true;
                         Ok(status)

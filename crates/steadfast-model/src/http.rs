@@ -22,8 +22,11 @@ use crate::transport;
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// The body of an error must come within this time; without it the status alone counts.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// After the terminal event the end of the body must come within this time, or the connection is not used again.
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
+/// After the terminal event the end of the body mostly stands in the same packet: the call waits so long for it.
+const END_TIMEOUT: Duration = Duration::from_millis(1);
+/// Then the call is over, and the connection is kept for the next one if the end comes within this time. (Nagle's
+/// algorithm and delayed acknowledgements hold it back for 40 ms at servers that write it separately.)
+const LATE_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// So much of a body that is no answer is shown, in characters.
 const SHOWN_CHARS: usize = 160;
 
@@ -122,7 +125,11 @@ impl Endpoint {
         let mut progress = Progress::Sending;
         let exchange = self.exchange::<F>(body, request, &mut progress);
         match tokio::time::timeout(request.timeout, exchange).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                // Lets the connection's own task hand it back to the pool before the caller makes its next call.
+                tokio::task::yield_now().await;
+                outcome
+            }
             Err(_) => {
                 let state = match progress {
                     Progress::Sending => "no response had begun".to_owned(),
@@ -159,9 +166,16 @@ impl Endpoint {
             return Err(self.refused(response).await);
         }
         match read_answer::<F>(&mut response, progress).await {
-            Ok(answer) => Ok(answer
-                .into_draft()
-                .conclude(Some(response.headers()), &self.reporter)?),
+            Ok((answer, end)) => {
+                let concluded = answer
+                    .into_draft()
+                    .conclude(Some(response.headers()), &self.reporter);
+                match end {
+                    End::Reached => {}
+                    End::Due => read_late_end(response),
+                }
+                Ok(concluded?)
+            }
             Err(NoAnswer::Problem(Problem::Provider(error))) => {
                 let fault = refusal::in_answer(
                     &error,
@@ -241,6 +255,20 @@ enum Progress {
     Reading(usize),
 }
 
+/// Whether the body was read to its end, without which its connection cannot serve another call.
+enum End {
+    Reached,
+    /// The answer is whole, but its body has not ended.
+    Due,
+}
+
+/// Reads what is left of the body so that the connection goes back to the pool. On its own, for the call is over; nobody
+/// looks at its end, for all that it can lose is that one connection.
+fn read_late_end(mut response: Response) {
+    let rest = async move { while let Ok(Some(_)) = response.chunk().await {} };
+    tokio::spawn(tokio::time::timeout(LATE_END_TIMEOUT, rest));
+}
+
 enum NoAnswer {
     Problem(Problem),
     Broken(Fault, String),
@@ -285,7 +313,7 @@ async fn next_chunk(
 async fn read_answer<F: AnswerFormat>(
     response: &mut Response,
     progress: &mut Progress,
-) -> Result<F, NoAnswer> {
+) -> Result<(F, End), NoAnswer> {
     let labelled_stream = response
         .headers()
         .get(CONTENT_TYPE)
@@ -312,7 +340,7 @@ async fn read_answer<F: AnswerFormat>(
         }
     };
     match first {
-        b'{' | b'[' => read_document(response, progress, head).await,
+        b'{' | b'[' => Ok((read_document(response, progress, head).await?, End::Reached)),
         b'<' => Err(malformed(format!(
             "the answer is HTML or XML, not JSON: {}",
             shown(&head)
@@ -359,7 +387,7 @@ async fn read_stream<F: AnswerFormat>(
     progress: &mut Progress,
     head: Bytes,
     labelled_stream: bool,
-) -> Result<F, NoAnswer> {
+) -> Result<(F, End), NoAnswer> {
     let mut answer = F::default();
     let mut events = 0_usize;
     let mut parser = SseParser::default();
@@ -374,10 +402,16 @@ async fn read_stream<F: AnswerFormat>(
             }
         })?;
         if answer.is_done() {
-            // The connection can serve the next call only when this body was read to its end.
             let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, rest).await;
-            return Ok(answer);
+            let ended = tokio::time::timeout(END_TIMEOUT, rest).await;
+            return Ok((
+                answer,
+                if ended.is_ok() {
+                    End::Reached
+                } else {
+                    End::Due
+                },
+            ));
         }
         next = next_chunk(response, progress).await?;
     }
@@ -393,7 +427,7 @@ async fn read_stream<F: AnswerFormat>(
             "the answer is neither JSON nor an event stream: {}",
             shown(&head)
         ))),
-        Ok(()) if answer.is_done() || answer.may_end() => Ok(answer),
+        Ok(()) if answer.is_done() || answer.may_end() => Ok((answer, End::Reached)),
         Ok(()) => Err(ended_early(events)),
     }
 }
