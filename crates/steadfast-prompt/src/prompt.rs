@@ -10,7 +10,7 @@ mod show;
 mod template;
 
 use steadfast_core::ids::RepoPath;
-use steadfast_core::plan::{Change, Plan, PlannedMilestone, ReviewIssue};
+use steadfast_core::plan::{Plan, PlannedMilestone, ReviewIssue};
 
 use crate::idea::Idea;
 
@@ -296,11 +296,6 @@ impl Templates {
         let (system, user) = template.render(values);
         Prompt { system, user }
     }
-}
-
-/// Whether a change needs a model at all: a file that goes does not (SPEC 6).
-pub fn needs_model(change: Change) -> bool {
-    change != Change::Delete
 }
 
 #[cfg(test)]

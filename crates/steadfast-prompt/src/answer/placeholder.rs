@@ -47,7 +47,9 @@ pub(super) fn find<'a>(new: &'a str, current: Option<&str>) -> Option<(usize, &'
 }
 
 fn is_suspicious(line: &str, previous: &str, lost_lines: bool) -> bool {
-    if line.is_empty() || line.len() > 300 {
+    // Documentation of Rust and Swift shows shortened examples; what replaces code is a plain comment.
+    let documentation = line.starts_with("///") || line.starts_with("//!");
+    if line.is_empty() || line.len() > 300 || documentation {
         return false;
     }
     if is_ellipsis(line) {
@@ -405,6 +407,7 @@ mod tests {
             "// e.g. a, b, c ...\n",
             "// 1, 2, 3, ...\n",
             "...\n",
+            "///     // ... other fields ...\n//!     // rest of the code here.\n",
             "// ...\n",
         ] {
             assert_eq!(find(text, None), None, "{text}");

@@ -48,7 +48,8 @@ pub(super) fn without_middle(text: &str, room: usize) -> String {
     if tokens(&text) <= room {
         return text;
     }
-    let room = room.saturating_sub(12);
+    // The line that names the cut.
+    let room = room.saturating_sub(14);
     let (start, n_start) = head(&text, room / 3);
     let (end, n_end) = tail(&text[start.len()..], room - room / 3);
     let n_cut = text.lines().count() - n_start - n_end;

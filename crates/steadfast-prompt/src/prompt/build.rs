@@ -2,7 +2,7 @@
 
 use steadfast_core::ids::RepoPath;
 
-use super::show::{self, left_out};
+use super::show;
 use super::template::{Form, Values};
 use super::{
     CODER_FILE, CODER_FREE, CoderFacts, Feedback, FreeFacts, PLANNER, PlannerFacts, Prompt, REPAIR,
@@ -55,9 +55,9 @@ impl Templates {
         set_error(&mut values, facts.last_error);
         let mut room = self.room(&CODER_FILE, &values, facts.budget_tokens);
         room -= feedback(&mut values, facts.feedback, Some(facts.path), room);
-        let (text, omitted) = show::files(facts.neighbours, room);
+        let (text, note) = show::files_and_note("files", facts.neighbours, room);
         values.set("neighbours", text);
-        values.set("omitted", left_out("files", &omitted));
+        values.set("omitted", note);
         self.render(&CODER_FILE, &values)
     }
 
@@ -83,9 +83,13 @@ impl Templates {
         let checks = show::checks(facts.checks, room / 4);
         let room = room.saturating_sub(tokens(&checks));
         values.set("checks", checks);
-        let (text, cut) = show::diff(facts.diff, room);
+        let (mut text, mut cut) = show::diff(facts.diff, room);
+        let note = show::note_room(room);
+        if !cut.is_empty() {
+            (text, cut) = show::diff(facts.diff, room - note);
+        }
         values.set("diff", text);
-        values.set("omitted", left_out("full diff of", &cut));
+        values.set("omitted", show::left_out("full diff of", &cut, note));
         self.render(&REVIEWER, &values)
     }
 
@@ -157,10 +161,11 @@ fn tree_and_files(values: &mut Values, tree: &[TreeEntry], files: &[SourceFile],
     let files_want: usize = files.iter().map(|file| tokens(&file.text) + 20).sum();
     let tree_room = (room * 2 / 5).max(room.saturating_sub(files_want));
     let shown = show::tree(tree, tree_room);
-    let (text, omitted) = show::files(files, room.saturating_sub(tokens(&shown)));
+    let room = room.saturating_sub(tokens(&shown));
+    let (text, note) = show::files_and_note("text of", files, room);
     values.set("tree", shown);
     values.set("files", text);
-    values.set("omitted", left_out("text of", &omitted));
+    values.set("omitted", note);
 }
 
 /// A fence for the whole file: longer than any run of backticks in it, and one longer than usual for kinds of files that

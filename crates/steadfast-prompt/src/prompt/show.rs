@@ -31,7 +31,7 @@ pub(super) fn file(path: &RepoPath, text: &str) -> String {
 
 /// Files in their order, each whole, as far as the room goes; one may take at most half of it, so that a long one does not
 /// drive out all others. The names of those that found no room are returned.
-pub(super) fn files(files: &[SourceFile], room: usize) -> (String, Vec<&str>) {
+fn files(files: &[SourceFile], room: usize) -> (String, Vec<&str>) {
     let mut text = String::new();
     let mut left = room;
     let mut omitted = Vec::new();
@@ -75,26 +75,42 @@ fn start_of(source: &SourceFile, room: usize) -> Option<String> {
     })
 }
 
-/// "The following … were left out": at most [`MAX_NAMES`] names, the rest as a number. Empty when there are none.
-pub(super) fn left_out(what: &str, names: &[&str]) -> String {
-    if names.is_empty() {
-        return String::new();
+/// A sentence on what was left out: names as far as the room goes (at least one), the rest as a number. Empty when there
+/// is nothing to name.
+pub(super) fn left_out(what: &str, names: &[&str], room: usize) -> String {
+    let mut list = String::new();
+    for (shown, name) in names.iter().enumerate() {
+        let name = format!("`{}`", name.replace('`', "'"));
+        if shown > 0 && (shown == MAX_NAMES || tokens(&list) + tokens(&name) + 25 > room) {
+            let _ = write!(list, " and {} more", names.len() - shown);
+            break;
+        }
+        if shown > 0 {
+            list.push_str(", ");
+        }
+        list.push_str(&name);
     }
-    let shown: Vec<String> = names
-        .iter()
-        .take(MAX_NAMES)
-        .map(|name| format!("`{}`", name.replace('`', "'")))
-        .collect();
-    let rest = names.len() - shown.len();
-    let rest = if rest > 0 {
-        format!(" and {rest} more")
+    if list.is_empty() {
+        list
     } else {
-        String::new()
-    };
-    format!(
-        "Left out here for lack of room: the {what} {}{rest}.",
-        shown.join(", ")
-    )
+        format!("Left out here for lack of room: the {what} {list}.")
+    }
+}
+
+/// How much of a room is kept for [`left_out`], where something must be left out.
+pub(super) fn note_room(room: usize) -> usize {
+    (room / 10).min(200)
+}
+
+/// [`files`] together with the sentence on those that found no room.
+pub(super) fn files_and_note(what: &str, sources: &[SourceFile], room: usize) -> (String, String) {
+    let (text, omitted) = files(sources, room);
+    if omitted.is_empty() {
+        return (text, String::new());
+    }
+    let note = note_room(room);
+    let (text, omitted) = files(sources, room - note);
+    (text, left_out(what, &omitted, note))
 }
 
 /// The files of a repository, one a line, sorted, in a fence. When they do not fit, first the files of large directories
@@ -167,7 +183,7 @@ fn listing(sorted: &[&TreeEntry], max_depth: usize, cap: usize, room: usize) -> 
         }
         lines.push((path, line));
     }
-    for (directory, count) in hidden {
+    for (directory, count) in merged(hidden, cap) {
         let some = listed.contains_key(directory);
         let place = if directory.is_empty() {
             "the root"
@@ -190,6 +206,29 @@ fn listing(sorted: &[&TreeEntry], max_depth: usize, cap: usize, room: usize) -> 
         lines.insert(at, (directory, line));
     }
     Some(lines.into_iter().map(|(_, line)| line).collect())
+}
+
+/// Counts of more than `cap` directories beside each other become one count of the directory above.
+fn merged(hidden: BTreeMap<&str, usize>, cap: usize) -> BTreeMap<&str, usize> {
+    let above = |directory: &str| {
+        directory
+            .trim_end_matches('/')
+            .rfind('/')
+            .map_or(0, |at| at + 1)
+    };
+    let mut beside: BTreeMap<&str, usize> = BTreeMap::new();
+    for directory in hidden.keys() {
+        *beside.entry(&directory[..above(directory)]).or_default() += 1;
+    }
+    let mut counts = BTreeMap::new();
+    for (directory, count) in hidden {
+        let parent = &directory[..above(directory)];
+        let many = beside.get(parent).is_some_and(|n| *n > cap);
+        *counts
+            .entry(if many { parent } else { directory })
+            .or_default() += count;
+    }
+    counts
 }
 
 /// The milestone, in full.
@@ -270,10 +309,9 @@ pub(super) fn issues(issues: &[ReviewIssue], path: Option<&RepoPath>, room: usiz
     sorted.sort_by_key(|issue| (!about(issue), std::cmp::Reverse(issue.severity)));
     let mut text = String::new();
     for issue in sorted {
-        let file = issue
-            .file
-            .as_deref()
-            .map_or(String::new(), |file| format!("{file}: "));
+        let file = issue.file.as_deref().map_or(String::new(), |file| {
+            format!("{}: ", one_paragraph(file).trim_start_matches("./"))
+        });
         let _ = writeln!(
             text,
             "- [{}] {file}{}",
@@ -350,9 +388,11 @@ pub(super) fn diff(diff: &str, room: usize) -> (String, Vec<&str>) {
     if diff.trim().is_empty() {
         return (fence::wrap("text", "(no changes)\n"), Vec::new());
     }
-    if tokens(diff) <= room {
-        return (fence::wrap("diff", diff), Vec::new());
+    let wrapped = fence::wrap("diff", diff);
+    if tokens(&wrapped) <= room {
+        return (wrapped, Vec::new());
     }
+    let room = room.saturating_sub(10);
     let parts = parts_of(diff);
     let wants: Vec<usize> = parts.iter().map(|part| tokens(part)).collect();
     let mut cut = Vec::new();
