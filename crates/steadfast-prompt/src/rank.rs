@@ -1,6 +1,7 @@
 //! Which files of a repository matter for a prompt. Only names are looked at; whoever calls reads the texts.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use steadfast_core::ids::RepoPath;
 
@@ -83,9 +84,13 @@ const BINARY_EXTENSIONS: &[&str] = &[
     "parquet", "npy", "pack", "idx", "snap", "ipynb", "min.js", "min.css",
 ];
 /// Words of a task that say nothing about files.
-const STOP_WORDS: &str = "the and for with that this from into are was not but can should must will has have all any each when then \
-    than use used using add added new make file files code test tests src lib line lines also only one two its it's them they you \
-    your our of in on to a an is be or as at by if so no do";
+static STOP_WORDS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    let words = "the and for with that this from into are was not but can should must will has have all any \
+        each when then than use used using add added new make file files code test tests src lib \
+        line lines also only one two its it's them they you your our of in on to a an is be or as \
+        at by if so no do";
+    words.split(' ').collect()
+});
 
 /// Files that help to plan a task, most important first: manifests and the README at the top, then files that the task
 /// names, then files whose names share words with it, then entry points. At most [`MAX_RANKED`]; binary, generated, foreign and very large
@@ -272,16 +277,16 @@ impl<'a> Name<'a> {
         generated
             || FOREIGN_NAMES.contains(&self.file.as_str())
             || BINARY_EXTENSIONS.contains(&self.extension.as_str())
-            || self
-                .directory
-                .split('/')
-                .any(|part| FOREIGN_DIRECTORIES.contains(&part.to_lowercase().as_str()))
+            || self.directory.split('/').any(|part| {
+                FOREIGN_DIRECTORIES
+                    .iter()
+                    .any(|foreign| part.eq_ignore_ascii_case(foreign))
+            })
     }
 }
 
 /// A task's text, prepared for looking up names.
 struct Task {
-    text: String,
     /// What stands between white space and punctuation, lower-case: paths and file names.
     tokens: HashSet<String>,
     /// How often each word comes.
@@ -292,24 +297,7 @@ impl Task {
     fn new(text: &str) -> Self {
         let lower = text.to_lowercase();
         let tokens = lower
-            .split(|c: char| {
-                c.is_whitespace()
-                    || matches!(
-                        c,
-                        '`' | '"'
-                            | '\''
-                            | '('
-                            | ')'
-                            | '['
-                            | ']'
-                            | ','
-                            | ';'
-                            | ':'
-                            | '<'
-                            | '>'
-                            | '*'
-                    )
-            })
+            .split(|c: char| c.is_whitespace() || "`\"'()[],;:<>*".contains(c))
             .map(|token| {
                 token
                     .trim_end_matches(['.', '!', '?'])
@@ -325,14 +313,12 @@ impl Task {
         Self {
             tokens,
             words: counts,
-            text: lower,
         }
     }
 
     /// How strongly the task points at a file.
     fn score(&self, name: &Name<'_>) -> i64 {
-        let path = name.path.to_lowercase();
-        if self.tokens.contains(&path) || (name.depth() > 0 && self.text.contains(&path)) {
+        if self.tokens.contains(&name.path.to_lowercase()) {
             return 2_000;
         }
         if name.file.len() >= 4 && self.tokens.contains(&name.file) {
@@ -341,7 +327,7 @@ impl Task {
         let mut score = 0;
         if name.stem.len() >= 3
             && self.tokens.contains(&name.stem)
-            && !STOP_WORDS.split(' ').any(|stop| stop == name.stem)
+            && !STOP_WORDS.contains(name.stem.as_str())
         {
             score += 400;
         }
@@ -364,7 +350,7 @@ fn words(text: &str) -> Vec<String> {
     let mut word = String::new();
     let mut previous_lower = false;
     let mut end = |word: &mut String| {
-        if word.chars().count() >= 3 && !STOP_WORDS.split(' ').any(|stop| stop == word) {
+        if word.chars().count() >= 3 && !STOP_WORDS.contains(word.as_str()) {
             let singular = word
                 .strip_suffix('s')
                 .filter(|stem| stem.len() >= 3 && !stem.ends_with('s'));
