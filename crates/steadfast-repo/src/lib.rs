@@ -13,6 +13,7 @@
 //!
 //! Must not know: models, phases of a session, actors.
 
+pub mod checks;
 mod confined;
 mod diff;
 mod error;
@@ -21,6 +22,8 @@ mod objects;
 mod pack;
 mod refs;
 mod repository;
+pub mod sandbox;
+pub mod static_checks;
 mod worktree;
 
 pub use error::{FileError, GitError, RepoError};

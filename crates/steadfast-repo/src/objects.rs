@@ -81,7 +81,8 @@ impl NewObject {
 
 const TREE: i32 = 0o040_000;
 const FILE: i32 = 0o100_644;
-const LINK: i32 = 0o120_000;
+/// The mode of a symbolic link in a tree.
+pub(crate) const LINK: i32 = 0o120_000;
 const SUBMODULE: i32 = 0o160_000;
 
 /// The changes of one directory.

@@ -528,17 +528,15 @@ fn milestone_of(commit: &git2::Commit<'_>, session: &SessionId) -> Option<u32> {
     let message = commit.message().ok()?;
     let trailers = git2::message_trailers_strs(message).ok()?;
     let last = |name: &str| {
-        trailers
-            .iter()
-            .filter(|(key, _)| *key == name)
-            .last()
-            .map(|(_, value)| value.to_owned())
+        let mut all = trailers.iter().filter(|(key, _)| *key == name);
+        all.next_back().map(|(_, value)| value.to_owned())
     };
     let named = last(SESSION_TRAILER)?;
-    (named == session.as_str())
-        .then(|| last(MILESTONE_TRAILER))??
-        .parse()
-        .ok()
+    if named == session.as_str() {
+        last(MILESTONE_TRAILER)?.parse().ok()
+    } else {
+        None
+    }
 }
 
 /// The setting that keeps libgit2 from opening a repository, if one is known to.

@@ -3,8 +3,10 @@
 //! Its administrative folder (`<git dir>/worktrees/<name>`) is written here and not by libgit2, so that whatever a crash
 //! left half-made can be taken up: each step looks at what is there and adds what is missing.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +17,7 @@ use steadfast_core::ids::{CommitId, RepoPath};
 use crate::confined::ConfinedDir;
 use crate::diff;
 use crate::error::{FileError, RepoError, git_at, io_at};
+use crate::objects::LINK;
 use crate::refs::{self, Moved, commit_id};
 use crate::repository::{Repository, find_commit, move_branch};
 
@@ -212,6 +215,33 @@ fn ensure_content(path: &Path, content: &[u8]) -> Result<(), RepoError> {
     fs::write(path, content).map_err(io_at("write", path))
 }
 
+/// Removes what has another type than the commit has at its place: a link where a folder or a file belongs, a folder where
+/// a file belongs. libgit2 leaves these as they are, even when forced, and would then write through a link to a folder.
+fn remove_mismatched(
+    git: &git2::Repository,
+    tree: &git2::Tree<'_>,
+    dir: &Path,
+) -> Result<(), RepoError> {
+    for entry in tree {
+        let path = dir.join(OsStr::from_bytes(entry.name_bytes()));
+        let Ok(found) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        match entry.kind() {
+            Some(git2::ObjectType::Tree) if found.is_dir() => {
+                let below = git.find_tree(entry.id()).map_err(git_at("read a tree"))?;
+                remove_mismatched(git, &below, &path)?;
+            }
+            Some(git2::ObjectType::Blob) if found.is_symlink() && entry.filemode_raw() == LINK => {}
+            Some(git2::ObjectType::Blob) if found.is_file() && entry.filemode_raw() != LINK => {}
+            // A submodule is an empty folder here.
+            Some(git2::ObjectType::Commit) if found.is_dir() => {}
+            _ => remove_all(&path)?,
+        }
+    }
+    Ok(())
+}
+
 /// Removes a file, link or folder. Folders that forbid it (module caches are read-only) are opened first.
 fn remove_all(path: &Path) -> Result<(), RepoError> {
     let remove = || match fs::symlink_metadata(path) {
@@ -293,6 +323,10 @@ impl Worktree {
             git.checkout_tree(target.as_object(), Some(&mut how))
                 .map_err(git_at("check out the commit"))
         };
+        if !is_new {
+            let tree = target.tree().map_err(git_at("read a tree"))?;
+            remove_mismatched(&git, &tree, &self.dir)?;
+        }
         // Twice: what is ignored must be asked of the commit's own .gitignore, not of one that a milestone wrote and that is
         // only now replaced.
         checkout(false)?;
