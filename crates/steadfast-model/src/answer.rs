@@ -96,6 +96,11 @@ impl Draft {
                     &format!("refused by a content filter: {why}"),
                 ));
             }
+            Some(End::Failed) => {
+                let word = self.finish.as_deref().unwrap_or_default();
+                let message = format!("the provider broke the answer off (finish reason {word:?})");
+                return Err(reporter.fault(Fault::Unavailable, &message));
+            }
             Some(End::Stop) => Finish::Stop,
             Some(End::Other) | None => {
                 let word = self.finish.as_deref().and_then(|word| reporter.label(word));
@@ -139,6 +144,7 @@ enum End {
     Stop,
     Cut,
     Filtered,
+    Failed,
     Other,
 }
 
@@ -154,6 +160,8 @@ impl End {
             | "model_context_window_exceeded" => Self::Cut,
             "content_filter" | "refusal" | "safety" | "recitation" | "blocklist"
             | "prohibited_content" | "spii" => Self::Filtered,
+            // OpenRouter's and SGLang's words for an answer that its server gave up.
+            "error" | "abort" => Self::Failed,
             _ => Self::Other,
         }
     }

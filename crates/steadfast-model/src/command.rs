@@ -26,8 +26,9 @@ use crate::settings::{ProviderSettings, Uncallable};
 
 /// So much of standard error is kept, from its end.
 const STDERR_BYTES: usize = 16 << 10;
-/// When the program has ended, what it left running may keep its output open for this long.
-const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// When the program has ended, whatever it left running may keep its output open for this long; what the program itself
+/// wrote is in the pipe by then.
+const OUTPUT_GRACE: Duration = Duration::from_millis(100);
 /// In an argument, stands for the model's name.
 const MODEL_PLACEHOLDER: &str = "{model}";
 /// Variables that are passed on, besides those that begin with [`PASSED_PREFIXES`]. All others, keys among them, are not.

@@ -1,6 +1,6 @@
 //! How a model is reached: one request goes out, one answer or one classified fault comes back.
 //!
-//! Each provider kind is one file ([`openai`](self), `anthropic`, `command`) and one line in [`KINDS`]. What they share
+//! Each provider kind is one file (`openai`, `anthropic`, `command`) and one line in `KINDS`. What they share
 //! lies beside them: the HTTP pools and the way an answer is read (`http`), server-sent events (`sse`), what a refusal
 //! means (`refusal`, `wording`, `retry_after`), and the one function that makes a text fit for people (`report`).
 //!

@@ -82,6 +82,21 @@ async fn a_program_learns_its_context_and_nothing_of_the_user() {
 }
 
 #[tokio::test]
+async fn what_a_program_leaves_running_does_not_hold_the_answer_and_is_killed() {
+    let (listener, request, _) = lingering(PATIENT).await;
+    let port = listener.local_addr().unwrap().port();
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; sleep 600 & echo hello");
+    let completion = client(&bash(&script), "m")
+        .unwrap()
+        .complete(Arc::new(request))
+        .await
+        .unwrap();
+    assert_eq!(&*completion.text, "hello\n");
+    let (mut connection, _) = listener.accept().await.unwrap();
+    assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn an_exit_code_or_a_signal_is_unavailable_with_the_end_of_what_it_said() {
     let failed = run(
         "echo half; echo first >&2; seq 1000 >&2; echo last words >&2; exit 3",
