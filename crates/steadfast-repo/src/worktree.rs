@@ -125,6 +125,14 @@ fn claim_branch(
 fn admin_dir(common: &Path, dir: &Path) -> Result<PathBuf, RepoError> {
     let back_link = dir.join(".git");
     let all = common.join("worktrees");
+    if let Some(known) = find_admin(&all, &back_link)? {
+        return Ok(known);
+    }
+    if !is_free(common, dir)? {
+        return Err(RepoError::WorktreeOccupied {
+            dir: dir.to_owned(),
+        });
+    }
     let name = dir
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
@@ -144,11 +152,8 @@ fn admin_dir(common: &Path, dir: &Path) -> Result<PathBuf, RepoError> {
         } else {
             format!("-{number}")
         };
-        let candidate = all.join(format!("steadfast-{name}{suffix}"));
+        let candidate = all.join(format!("{ADMIN_PREFIX}{name}{suffix}"));
         match fs::read(candidate.join("gitdir")) {
-            Ok(text) if text.trim_ascii_end() == back_link.as_os_str().as_encoded_bytes() => {
-                break candidate;
-            }
             // A folder with our prefix and nothing in that file: a crash came just after it was made.
             Ok(text) if text.trim_ascii_end().is_empty() => break candidate,
             Err(error) if error.kind() == io::ErrorKind::NotFound => break candidate,
@@ -156,13 +161,34 @@ fn admin_dir(common: &Path, dir: &Path) -> Result<PathBuf, RepoError> {
             Err(error) => return Err(io_at("read", &candidate)(error)),
         }
     };
-    if !admin.join("gitdir").exists() && !is_free(common, dir)? {
-        return Err(RepoError::WorktreeOccupied {
-            dir: dir.to_owned(),
-        });
-    }
     fs::create_dir_all(&admin).map_err(io_at("create", &admin))?;
     Ok(admin)
+}
+
+/// What the names of our administrative folders begin with.
+const ADMIN_PREFIX: &str = "steadfast-";
+
+/// The administrative folder that points back to the worktree, if there is one.
+fn find_admin(all: &Path, back_link: &Path) -> Result<Option<PathBuf>, RepoError> {
+    let entries = match fs::read_dir(all) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_at("read", all)(error)),
+    };
+    let mut ours = entries
+        .flatten()
+        .filter(|entry| {
+            entry
+                .file_name()
+                .as_bytes()
+                .starts_with(ADMIN_PREFIX.as_bytes())
+        })
+        .map(|entry| entry.path());
+    let points_back = |admin: &PathBuf| {
+        fs::read(admin.join("gitdir"))
+            .is_ok_and(|text| text.trim_ascii_end() == back_link.as_os_str().as_bytes())
+    };
+    Ok(ours.find(points_back))
 }
 
 /// Whether a worktree may be made at `dir`: it is not there, is empty, or was one of this repository whose administrative
@@ -186,12 +212,7 @@ fn is_free(common: &Path, dir: &Path) -> Result<bool, RepoError> {
 /// The four small files that tie the worktree to the repository; each is written only if it says something else.
 fn write_links(dir: &Path, admin: &Path, branch: &str) -> Result<(), RepoError> {
     let line = |before: &str, path: &Path| {
-        [
-            before.as_bytes(),
-            path.as_os_str().as_encoded_bytes(),
-            b"\n",
-        ]
-        .concat()
+        [before.as_bytes(), path.as_os_str().as_bytes(), b"\n"].concat()
     };
     // The back link comes first: it is what tells whose folder this is.
     ensure_content(&admin.join("gitdir"), &line("", &dir.join(".git")))?;

@@ -37,6 +37,23 @@ fn what_is_no_usable_repository_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_repository_of_another_user_is_refused_with_what_to_do() {
+    let fixture = Fixture::new();
+    for place in [".", ".git"] {
+        if std::os::unix::fs::chown(fixture.top().join(place), Some(4_242), None).is_err() {
+            println!("skipped: only root can give a folder away");
+            return;
+        }
+    }
+    let refused = Repository::open(&fixture.top()).unwrap_err();
+    assert!(
+        matches!(refused, RepoError::UnsafeOwner { .. }),
+        "{refused:?}"
+    );
+    assert!(refused.to_string().contains("safe.directory"));
+}
+
+#[test]
 fn linked_worktrees_submodules_and_a_linked_git_folder_can_be_worked_in() {
     let fixture = Fixture::new();
     fixture.git(&["worktree", "add", "-q", "../linked", "-b", "side"]);

@@ -126,7 +126,9 @@ fn worktrees_of_one_name_do_not_meet() {
         ("?? x".to_owned(), String::new())
     );
     repository.remove_worktree(first.dir()).unwrap();
-    assert_eq!(status(&make("two", "steadfast/2")), "");
+    second.write(&path("y"), b"2").unwrap();
+    assert_eq!(status(&make("two", "steadfast/2")), "?? y");
+    assert_eq!(fixture.git(&["worktree", "list"]).lines().count(), 2);
 }
 
 #[test]
