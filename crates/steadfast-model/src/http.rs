@@ -162,7 +162,8 @@ impl Endpoint {
             .await;
         let mut response = sent.map_err(|error| self.no_response(&error))?;
         *progress = Progress::Reading(0);
-        if !response.status().is_success() {
+        let status = response.status();
+        if !status.is_success() {
             return Err(self.refused(response).await);
         }
         match read_answer::<F>(&mut response, progress).await {
@@ -174,7 +175,8 @@ impl Endpoint {
                     End::Reached => {}
                     End::Due => read_late_end(response),
                 }
-                Ok(concluded?)
+                let status = Some(status.as_u16());
+                Ok(concluded.map_err(|fault| CallFault { status, ..fault })?)
             }
             Err(NoAnswer::Problem(Problem::Provider(error))) => {
                 let fault = refusal::in_answer(

@@ -22,21 +22,9 @@ pub(crate) fn build(
     settings: &ProviderSettings,
     model_name: &str,
 ) -> Result<Arc<dyn ModelClient>, Uncallable> {
-    let endpoint = Endpoint::new(
-        settings,
-        |_| &["chat", "completions"],
-        |key| (AUTHORIZATION, format!("Bearer {key}")),
-    )?;
-    // OpenAI itself has replaced `max_tokens`, and its newer models refuse it; most others know only the old name.
-    let new_limit_name = endpoint.host() == "api.openai.com";
-    Ok(Arc::new(OpenAi(Arc::new(Inner {
-        endpoint,
-        model: model_name.to_owned(),
-        stream: settings.stream,
-        json_mode: settings.json_mode,
-        new_limit_name: AtomicBool::new(new_limit_name),
-        plain_stream: AtomicBool::new(false),
-    }))))
+    Ok(Arc::new(OpenAi(Arc::new(Inner::new(
+        settings, model_name,
+    )?))))
 }
 
 struct OpenAi(Arc<Inner>);
@@ -74,6 +62,20 @@ impl ModelClient for OpenAi {
 }
 
 impl Inner {
+    fn new(settings: &ProviderSettings, model_name: &str) -> Result<Self, Uncallable> {
+        let credential = |key: &str| (AUTHORIZATION, format!("Bearer {key}"));
+        let endpoint = Endpoint::new(settings, |_| &["chat", "completions"], credential)?;
+        Ok(Self {
+            // OpenAI itself has replaced `max_tokens`, and its newer models refuse it; most others know only the old name.
+            new_limit_name: AtomicBool::new(endpoint.host() == "api.openai.com"),
+            endpoint,
+            model: model_name.to_owned(),
+            stream: settings.stream,
+            json_mode: settings.json_mode,
+            plain_stream: AtomicBool::new(false),
+        })
+    }
+
     fn body(&self, request: &CallRequest) -> Bytes {
         let system = Some(&*request.prompt.system).filter(|system| !system.is_empty());
         let messages = [
@@ -282,6 +284,63 @@ impl ChatAnswer {
                 .filter_map(|part| part["text"].as_str().or(part.as_str()))
                 .try_for_each(|t| self.draft.push(t)),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use steadfast_core::ids::{IdeaId, Role, SessionId};
+
+    use super::*;
+    use crate::call::{CallContext, Prompt};
+
+    #[test]
+    fn openai_itself_gets_the_new_name_of_the_token_limit() {
+        let request = CallRequest {
+            prompt: Prompt {
+                system: "s".into(),
+                user: "u".into(),
+            },
+            context: CallContext {
+                role: Role::Planner,
+                session: SessionId::new(0, 0),
+                idea: IdeaId::new("i").unwrap(),
+                milestone: None,
+                file: None,
+                attempt: 1,
+            },
+            max_output_tokens: Some(7),
+            json: true,
+            timeout: Duration::from_secs(1),
+        };
+        for (base_url, used, unused) in [
+            (
+                "https://api.openai.com/v1",
+                "max_completion_tokens",
+                "max_tokens",
+            ),
+            (
+                "https://api.example.com/v1",
+                "max_tokens",
+                "max_completion_tokens",
+            ),
+        ] {
+            let settings = ProviderSettings {
+                base_url: base_url.to_owned(),
+                ..ProviderSettings::default()
+            };
+            let body: Value =
+                serde_json::from_slice(&Inner::new(&settings, "m").unwrap().body(&request))
+                    .unwrap();
+            assert_eq!(
+                (&body[used], &body[unused]),
+                (&Value::from(7), &Value::Null)
+            );
+            // The hint is not passed on unless the settings say so.
+            assert_eq!(body["response_format"], Value::Null);
         }
     }
 }

@@ -257,7 +257,11 @@ async fn the_finish_reason_tells_a_cut_or_filtered_answer() {
         ),
     ] {
         let whole = fault(KIND, json_reply(200, &json!({"choices": [choice]}))).await;
-        assert_eq!(whole.fault, expected, "{choice}");
+        assert_eq!(
+            (whole.fault, whole.status),
+            (expected.clone(), Some(200)),
+            "{choice}"
+        );
         let events = [
             format!("data: {}\n\n", json!({"choices": [choice]})),
             "data: [DONE]\n\n".to_owned(),
