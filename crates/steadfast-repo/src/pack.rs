@@ -19,10 +19,15 @@ use sha1_smol::Sha1;
 use crate::error::{RepoError, io_at};
 use crate::objects::NewObject;
 
-/// Stores `objects` in `<objects_dir>/pack`. When it returns, they survive a power cut.
+/// Stores `objects` in `<objects_dir>/pack`. When it returns, they survive a power cut, and so does the content of `also`,
+/// a file that is to be synced anyway and goes along for free.
 ///
 /// On an error nothing of it is visible to git, except when the very last sync failed.
-pub(crate) fn store_durably(objects_dir: &Path, objects: &[NewObject]) -> Result<(), RepoError> {
+pub(crate) fn store_durably(
+    objects_dir: &Path,
+    objects: &[NewObject],
+    also: Option<&File>,
+) -> Result<(), RepoError> {
     let pack = Pack::build(objects);
     let dir = objects_dir.join("pack");
     if !dir.is_dir() {
@@ -32,15 +37,16 @@ pub(crate) fn store_durably(objects_dir: &Path, objects: &[NewObject]) -> Result
     let temporary = |kind: &str| dir.join(temporary_name(kind));
     // `git gc` removes old files that begin with `tmp_`: what a crash leaves behind does not stay for ever.
     let (tmp_pack, tmp_idx) = (temporary("tmp_pack"), temporary("tmp_idx"));
-    let written = write_both(&tmp_pack, &pack.data, &tmp_idx, &pack.index).and_then(|()| {
-        let place = |from: &Path, suffix: &str| {
-            let to = dir.join(format!("pack-{}.{suffix}", pack.name));
-            fs::rename(from, &to).map_err(io_at("rename", from))
-        };
-        // The index comes last: git takes a pack for present as soon as it sees its index.
-        place(&tmp_pack, "pack")?;
-        place(&tmp_idx, "idx")
-    });
+    let written =
+        write_synced(&[(&tmp_pack, &pack.data), (&tmp_idx, &pack.index)], also).and_then(|()| {
+            let place = |from: &Path, suffix: &str| {
+                let to = dir.join(format!("pack-{}.{suffix}", pack.name));
+                fs::rename(from, &to).map_err(io_at("rename", from))
+            };
+            // The index comes last: git takes a pack for present as soon as it sees its index.
+            place(&tmp_pack, "pack")?;
+            place(&tmp_idx, "idx")
+        });
     if written.is_err() {
         // Best effort: the error that is reported is the first one, and a rest is harmless.
         for path in [&tmp_pack, &tmp_idx] {
@@ -51,19 +57,27 @@ pub(crate) fn store_durably(objects_dir: &Path, objects: &[NewObject]) -> Result
     sync_dir(&dir)
 }
 
-/// Two new files, synced side by side: the disk takes both in about the time of one.
-fn write_both(
-    first: &Path,
-    first_data: &[u8],
-    second: &Path,
-    second_data: &[u8],
-) -> Result<(), RepoError> {
-    let (a, b) = (create(first, first_data)?, create(second, second_data)?);
+/// Writes new files and syncs all side by side: the disk takes them in about the time of one.
+fn write_synced(files: &[(&Path, &[u8])], also: Option<&File>) -> Result<(), RepoError> {
+    let mut written = Vec::with_capacity(files.len());
+    for (path, data) in files {
+        written.push((*path, create(path, data)?));
+    }
+    let mut all: Vec<(&Path, &File)> = written.iter().map(|(path, file)| (*path, file)).collect();
+    // Its own name is not known here; it lies in the same repository.
+    all.extend(also.map(|file| (files[0].0, file)));
+    let sync = |(path, file): (&Path, &File)| file.sync_all().map_err(io_at("sync", path));
+    let Some(mine) = all.pop() else { return Ok(()) };
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| b.sync_all().map_err(io_at("sync", second)));
-        let mine = a.sync_all().map_err(io_at("sync", first));
-        let other = other.join().expect("syncing a file does not panic");
-        mine.and(other)
+        let others: Vec<_> = all
+            .into_iter()
+            .map(|file| scope.spawn(move || sync(file)))
+            .collect();
+        let first = sync(mine);
+        others
+            .into_iter()
+            .map(|other| other.join().expect("syncing a file does not panic"))
+            .fold(first, Result::and)
     })
 }
 

@@ -44,6 +44,23 @@ pub(crate) enum Moved {
     Elsewhere(Option<Oid>),
 }
 
+/// What was found when the branch was locked.
+#[must_use]
+pub(crate) enum Begun {
+    /// It is where it is expected and may be moved.
+    Ready(Locked),
+    /// There is nothing to do, or nothing may be done.
+    Over(Moved),
+}
+
+/// A branch that is locked, is where it is expected, and whose new value is written but not synced.
+pub(crate) struct Locked {
+    lock: Lock,
+    path: PathBuf,
+    /// The folders that hold new folders.
+    made: Vec<PathBuf>,
+}
+
 pub(crate) fn full_name(branch: &str) -> String {
     format!("refs/heads/{branch}")
 }
@@ -65,30 +82,56 @@ pub(crate) fn compare_and_set(
     repo: &git2::Repository,
     change: &Move<'_>,
 ) -> Result<Moved, RepoError> {
-    let common = repo.commondir();
-    let path = common.join(full_name(change.branch));
-    let dir = path
-        .parent()
-        .expect("a reference lies in refs/heads")
-        .to_owned();
-    let value = format!("{}\n", change.to);
-    let made = make_dirs(&dir, change)?;
-    let lock = Lock::take(&path, &value, change.branch)?;
+    match begin(repo, change)? {
+        Begun::Over(moved) => Ok(moved),
+        Begun::Ready(locked) => {
+            locked
+                .file()
+                .sync_all()
+                .map_err(io_at("sync", &locked.path))?;
+            finish(repo, change, locked)?;
+            Ok(Moved::Done)
+        }
+    }
+}
+
+/// Locks the branch and looks where it is. The value that it will have must be synced before [`finish`].
+pub(crate) fn begin(repo: &git2::Repository, change: &Move<'_>) -> Result<Begun, RepoError> {
+    let path = repo.commondir().join(full_name(change.branch));
+    let dir = path.parent().expect("a reference lies in refs/heads");
+    let made = make_dirs(dir, change)?;
+    let lock = Lock::take(&path, &format!("{}\n", change.to), change.branch)?;
     let found = tip(repo, change.branch)?;
     if found == Some(change.to) {
         // The move may have been done by a process that was killed before it was durable.
-        drop(lock);
         if path.is_file() {
             fs::File::open(&path)
                 .and_then(|file| file.sync_all())
                 .map_err(io_at("sync", &path))?;
-            sync_dir(&dir)?;
+            sync_dir(dir)?;
         }
-        return Ok(Moved::Done);
+        return Ok(Begun::Over(Moved::Done));
     }
     if found != change.from {
-        return Ok(Moved::Elsewhere(found));
+        return Ok(Begun::Over(Moved::Elsewhere(found)));
     }
+    Ok(Begun::Ready(Locked { lock, path, made }))
+}
+
+impl Locked {
+    /// The file to be synced.
+    pub(crate) fn file(&self) -> &fs::File {
+        &self.lock.file
+    }
+}
+
+/// Gives the branch its new value, and makes that durable.
+pub(crate) fn finish(
+    repo: &git2::Repository,
+    change: &Move<'_>,
+    locked: Locked,
+) -> Result<(), RepoError> {
+    let Locked { lock, path, made } = locked;
     if path.is_dir() {
         // git leaves empty directories of deleted references behind and removes them when the name is wanted.
         remove_empty_dirs(&path).map_err(|_| RepoError::BranchBlocked {
@@ -97,7 +140,7 @@ pub(crate) fn compare_and_set(
         })?;
     }
     lock.commit(&path)?;
-    sync_dir(&dir)?;
+    sync_dir(path.parent().expect("a reference lies in refs/heads"))?;
     for parent in made {
         sync_dir(&parent)?;
     }
@@ -107,9 +150,9 @@ pub(crate) fn compare_and_set(
         .unwrap_or(true)
     {
         // The reflog is a convenience for the user; the branch has moved, whatever becomes of it.
-        append_reflog(common, change).ok();
+        append_reflog(repo.commondir(), change).ok();
     }
-    Ok(Moved::Done)
+    Ok(())
 }
 
 /// Makes the directories of a reference. The ones that must be synced for that: the parents of those that were made.
@@ -156,6 +199,7 @@ fn append_reflog(common: &Path, change: &Move<'_>) -> io::Result<()> {
 /// git's lock of one reference: `<reference>.lock`, which holds the new value and is renamed onto the reference.
 struct Lock {
     path: PathBuf,
+    file: fs::File,
     done: bool,
 }
 
@@ -169,10 +213,14 @@ impl Lock {
         let start = Instant::now();
         loop {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(mut file) => {
-                    let lock = Self { path, done: false };
-                    file.write_all(value.as_bytes())
-                        .and_then(|()| file.sync_all())
+                Ok(file) => {
+                    let mut lock = Self {
+                        path,
+                        file,
+                        done: false,
+                    };
+                    lock.file
+                        .write_all(value.as_bytes())
                         .map_err(io_at("write", &lock.path))?;
                     return Ok(lock);
                 }

@@ -9,12 +9,14 @@ use steadfast_core::ids::{CommitId, IdeaId, RepoPath, SessionId};
 use crate::error::{FileError, RepoError, git_at};
 use crate::objects::{Author, FileChange, NewObject, build_commit, build_tree};
 use crate::pack::{objects_dir, store_durably};
-use crate::refs::{self, Move, Moved, commit_id};
+use crate::refs::{self, Begun, Move, Moved, commit_id};
 
 /// The trailer that names the session of a commit (SPEC 7).
 const SESSION_TRAILER: &str = "Steadfast-Session";
 /// The trailer that names the milestone of a commit, counted from 1 (SPEC 7).
 const MILESTONE_TRAILER: &str = "Steadfast-Milestone";
+/// The reflog's line of a milestone.
+const MILESTONE_NOTE: &str = "steadfast: milestone";
 /// How many names [`Repository::free_branch`] tries.
 const MAX_BRANCHES_OF_AN_IDEA: u32 = 1_000;
 
@@ -297,23 +299,64 @@ impl Repository {
         author: &Author,
         time_unix_s: i64,
     ) -> Result<CommitId, RepoError> {
-        let mut objects = Vec::new();
-        let id = {
-            let git = self.git();
-            let parent = find_commit(&git, parent)?;
-            let tree = build_tree(&git, parent.tree_id(), changes, &mut objects)?;
-            let commit = build_commit(tree, parent.id(), author, time_unix_s, message)?;
-            let id = commit.id;
-            objects.push(commit);
-            id
-        };
-        // The lock is not held while the disk works.
-        self.store(&objects)?;
+        let (id, objects) = self.build(parent, changes, message, author, time_unix_s)?;
+        store_durably(&objects_dir(&self.common_dir), &objects, None)?;
         Ok(commit_id(id))
     }
 
-    fn store(&self, objects: &[NewObject]) -> Result<(), RepoError> {
-        store_durably(&objects_dir(&self.common_dir), objects)
+    /// The commit with all that it adds, not stored yet. The handle's lock is not held while the disk works.
+    fn build(
+        &self,
+        parent: &CommitId,
+        changes: &[(RepoPath, FileChange)],
+        message: &str,
+        author: &Author,
+        time_unix_s: i64,
+    ) -> Result<(Oid, Vec<NewObject>), RepoError> {
+        let mut objects = Vec::new();
+        let git = self.git();
+        let parent = find_commit(&git, parent)?;
+        let tree = build_tree(&git, parent.tree_id(), changes, &mut objects)?;
+        let commit = build_commit(tree, parent.id(), author, time_unix_s, message)?;
+        let id = commit.id;
+        objects.push(commit);
+        Ok((id, objects))
+    }
+
+    /// [`Repository::commit_files`] and [`Repository::advance`] from its parent in one, which saves the disk one of four
+    /// round trips. For a caller that has saved everything that the commit is made of, so that it can be repeated: a
+    /// repetition does no harm.
+    ///
+    /// # Errors
+    /// As of both. On [`RepoError::ForeignCommit`] nothing was stored.
+    pub fn commit_and_advance(
+        &self,
+        branch: &str,
+        parent: &CommitId,
+        changes: &[(RepoPath, FileChange)],
+        message: &str,
+        author: &Author,
+        time_unix_s: i64,
+    ) -> Result<CommitId, RepoError> {
+        let (id, objects) = self.build(parent, changes, message, author, time_unix_s)?;
+        let identity = self.identity();
+        let change = branch_move(branch, Some(oid(parent)?), id, &identity, MILESTONE_NOTE)?;
+        // Not held as a temporary: the disk works in between.
+        let begun = refs::begin(&self.git(), &change)?;
+        let moved = match begun {
+            Begun::Over(moved) => moved,
+            Begun::Ready(locked) => {
+                store_durably(
+                    &objects_dir(&self.common_dir),
+                    &objects,
+                    Some(locked.file()),
+                )?;
+                refs::finish(&self.git(), &change, locked)?;
+                Moved::Done
+            }
+        };
+        moved_or_foreign(moved, branch, parent)?;
+        Ok(commit_id(id))
     }
 
     /// Whether the changes make any difference to the files of `parent`. A milestone for which they make none gets no commit.
@@ -340,14 +383,11 @@ impl Repository {
     pub fn advance(&self, branch: &str, from: &CommitId, to: &CommitId) -> Result<(), RepoError> {
         let git = self.git();
         let (from_id, to_id) = (oid(from)?, find_commit(&git, to)?.id());
-        match move_branch(&git, branch, Some(from_id), to_id, "steadfast: milestone")? {
-            Moved::Done => Ok(()),
-            Moved::Elsewhere(found) => Err(RepoError::ForeignCommit {
-                branch: branch.to_owned(),
-                expected: from.clone(),
-                found: found.map(commit_id),
-            }),
-        }
+        moved_or_foreign(
+            move_branch(&git, branch, Some(from_id), to_id, MILESTONE_NOTE)?,
+            branch,
+            from,
+        )
     }
 
     /// The commits of `branch` after `base`, sorted into those that carry the session's trailers and others. This is how a
@@ -418,28 +458,47 @@ pub(crate) fn move_branch(
     to: Oid,
     note: &str,
 ) -> Result<Moved, RepoError> {
+    let author = identity(git);
+    refs::compare_and_set(git, &branch_move(branch, from, to, &author, note)?)
+}
+
+fn branch_move<'a>(
+    branch: &'a str,
+    from: Option<Oid>,
+    to: Oid,
+    author: &'a Author,
+    note: &'a str,
+) -> Result<Move<'a>, RepoError> {
     if !git2::Reference::is_valid_name(&refs::full_name(branch)) {
+        let reason = "it is no valid name".to_owned();
         return Err(RepoError::BranchBlocked {
             branch: branch.to_owned(),
-            reason: "it is no valid name".to_owned(),
+            reason,
         });
     }
     let since_1970 = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     let unix_s = i64::try_from(since_1970.as_secs()).unwrap_or(0);
-    let author = identity(git);
-    refs::compare_and_set(
-        git,
-        &Move {
-            branch,
-            from,
-            to,
-            author: &author,
-            unix_s,
-            note,
-        },
-    )
+    Ok(Move {
+        branch,
+        from,
+        to,
+        author,
+        unix_s,
+        note,
+    })
+}
+
+fn moved_or_foreign(moved: Moved, branch: &str, expected: &CommitId) -> Result<(), RepoError> {
+    match moved {
+        Moved::Done => Ok(()),
+        Moved::Elsewhere(found) => Err(RepoError::ForeignCommit {
+            branch: branch.to_owned(),
+            expected: expected.clone(),
+            found: found.map(commit_id),
+        }),
+    }
 }
 
 fn identity(git: &Git) -> Author {

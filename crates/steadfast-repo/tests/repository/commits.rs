@@ -255,6 +255,44 @@ fn a_branch_moves_only_from_where_it_is_expected_and_may_be_moved_again() {
 }
 
 #[test]
+fn committing_and_advancing_in_one_gives_the_same_and_may_be_repeated() {
+    let fixture = Fixture::new();
+    let (repository, head) = (fixture.open(), fixture.head());
+    fixture.worktree(&repository);
+    let changes = [write("x", "1")];
+    let apart = repository
+        .commit_files(&head, &changes, "m", &author(), TIME)
+        .unwrap();
+    let in_one = || {
+        repository
+            .commit_and_advance("steadfast/x", &head, &changes, "m", &author(), TIME)
+            .unwrap()
+    };
+    assert_eq!(in_one(), apart);
+    assert_eq!(in_one(), apart);
+    assert_eq!(fixture.git(&["rev-parse", "steadfast/x"]), apart.as_str());
+    let other = repository.commit_and_advance(
+        "steadfast/x",
+        &head,
+        &[write("x", "2")],
+        "m",
+        &author(),
+        TIME,
+    );
+    assert!(
+        matches!(other, Err(RepoError::ForeignCommit { found: Some(found), .. }) if found == apart)
+    );
+    assert_eq!(fixture.git(&["rev-parse", "steadfast/x"]), apart.as_str());
+    assert!(
+        !fixture
+            .top()
+            .join(".git/refs/heads/steadfast/x.lock")
+            .exists()
+    );
+    assert_eq!(fixture.git(&["fsck", "--strict", "--no-dangling"]), "");
+}
+
+#[test]
 fn a_lock_that_a_killed_process_left_does_not_stop_a_branch() {
     let fixture = Fixture::new();
     let (repository, head) = (fixture.open(), fixture.head());
