@@ -13,3 +13,6 @@ pub use state::{
     Interrupt, Milestone, MilestoneStatus, Outcome, Phase, ReviewOutcome, Session, Spent, Stage, StepKey, Target,
     Writer,
 };
+
+#[cfg(test)]
+mod tests;

@@ -174,14 +174,15 @@ impl StepKey {
         Self("plan".to_owned())
     }
 
-    /// A coder's, for the `attempt`-th try (from 0) and the `round`-th round of fixes (0: the first writing).
-    pub fn coder(milestone: u32, attempt: u32, round: u32, path: Option<&RepoPath>) -> Self {
-        Self(format!("m{milestone:03}.t{attempt}.r{round}/coder/{}", path.map_or("", RepoPath::as_str)))
+    /// A coder's in the `round`-th round of fixes (0: the first writing). The try is no part of it: an answer that
+    /// came in any try is good for all.
+    pub fn coder(milestone: u32, round: u32, path: Option<&RepoPath>) -> Self {
+        Self(format!("m{milestone:03}.r{round}/coder/{}", path.map_or("", RepoPath::as_str)))
     }
 
     /// The reviewer's after the `round`-th round.
-    pub fn review(milestone: u32, attempt: u32, round: u32) -> Self {
-        Self(format!("m{milestone:03}.t{attempt}.r{round}/reviewer"))
+    pub fn review(milestone: u32, round: u32) -> Self {
+        Self(format!("m{milestone:03}.r{round}/reviewer"))
     }
 
     /// The key as text; unique within the session, of any length.

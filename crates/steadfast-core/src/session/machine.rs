@@ -1,0 +1,501 @@
+//! The transitions of a session. No clock, no log, no IO: the shell carries out [`Action`]s and reports [`Event`]s.
+
+use crate::ids::{CommitId, RepoPath};
+use crate::plan::{Plan, ReviewIssue};
+use crate::session::state::{
+    AgentDone, AgentResult, CheckOutcome, CommitIntent, Interrupt, Milestone, Phase, ReviewOutcome, Session, Stage,
+    StepKey, Target, Writer,
+};
+use crate::tally::{MinSuccessRate, Verdict};
+
+/// What the operator configured about the way of a session (SPEC 6, 7).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Further tries of a milestone whose success rate was too low.
+    pub milestone_retries: u32,
+    /// Rounds of fixes after a rejected review or a failed check.
+    pub max_review_rounds: u32,
+    /// `false`: anything under 100 % is too low.
+    pub partial_success: bool,
+    /// The least fraction of agents that must succeed.
+    pub min_success_rate: MinSuccessRate,
+    /// `false`: a session stops as failed where it would degrade.
+    pub graceful_degradation: bool,
+    /// Some check is configured.
+    pub has_checks: bool,
+}
+
+impl Policy {
+    /// The verdict on a milestone as its agents stand.
+    pub fn verdict(&self, milestone: &Milestone) -> Verdict {
+        milestone.tally().verdict(self.partial_success, self.min_success_rate)
+    }
+}
+
+/// One file agent to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentTask {
+    /// Its place in [`Milestone::agents`].
+    pub place: usize,
+    /// What it is to do.
+    pub target: Target,
+    /// The name of its execution.
+    pub step: StepKey,
+    /// The try it belongs to, from 0.
+    pub attempt: u32,
+}
+
+/// What to do next. Every action can be done again after a crash without doing anything twice.
+#[must_use]
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Ask the planner.
+    Plan,
+    /// Run the checks on the base commit, to know what failed before.
+    Baseline,
+    /// Run these file agents. Agents that are not named keep their result.
+    Write {
+        /// Ascending by place, never empty.
+        agents: Vec<AgentTask>,
+        /// The files go back to the milestone's start first (SPEC 6, too low).
+        roll_back: bool,
+    },
+    /// Put a manual task in the place of the milestone's files.
+    Degrade,
+    /// Run the configured checks.
+    Check,
+    /// Ask the reviewer.
+    Review {
+        /// The name of its execution.
+        step: StepKey,
+        /// There is nothing for a reviewer to read: basic static checks only.
+        static_only: bool,
+    },
+    /// Make this commit and move the branch.
+    Commit(CommitIntent),
+    /// Nothing: the session is over, or waits to be resumed.
+    Rest,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// There is a plan.
+    Planned {
+        /// At least one milestone.
+        plan: Plan,
+        /// It is the template.
+        degraded: bool,
+    },
+    /// The checks were run on the base commit; these commands failed.
+    BaselineChecked(Vec<String>),
+    /// All the agents of [`Action::Write`] ended, by place.
+    AgentsEnded(Vec<(usize, AgentResult)>),
+    /// The manual task was written to these files.
+    Degraded(Vec<RepoPath>),
+    /// The configured checks ran.
+    Checked(Vec<CheckOutcome>),
+    /// The reviewer, or its stand-in, has spoken.
+    Reviewed(ReviewOutcome),
+    /// The commit is on the branch; `None`: nothing had changed.
+    Committed(Option<CommitId>),
+    /// It cannot go on.
+    Failed(String),
+    /// It stands still until resumed.
+    Interrupted(Interrupt),
+    /// It goes on after an interrupt.
+    Resumed,
+    /// A failed or cancelled session is taken up again at its last good milestone.
+    Retried,
+    /// Its owner stopped it.
+    Cancelled,
+}
+
+/// What must be recorded along with a transition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Follow {
+    /// The agents of a try were judged.
+    Judged {
+        /// Agents that succeeded.
+        ok: u32,
+        /// All agents.
+        all: u32,
+        /// By SPEC 6's table.
+        verdict: Verdict,
+        /// The milestone is tried again.
+        again: bool,
+    },
+    /// A round of fixes begins.
+    FixesWanted {
+        /// From 1.
+        round: u32,
+    },
+    /// The current milestone is done: its failed files, its rejection or its manual task become issues now.
+    MilestoneDone,
+    /// The session reached a final phase.
+    Ended,
+}
+
+/// A session at work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// The head.
+    pub session: Session,
+    /// `None` before planning is over.
+    pub plan: Option<Plan>,
+    /// The milestone [`Session::current`]; `None` before planning is over.
+    pub milestone: Option<Milestone>,
+}
+
+impl Run {
+    /// What comes next, from the state alone.
+    pub fn action(&self, policy: &Policy) -> Action {
+        if self.session.interrupt.is_some() {
+            return Action::Rest;
+        }
+        match self.session.phase {
+            Phase::Queued | Phase::Planning => return Action::Plan,
+            Phase::Completed | Phase::Failed | Phase::Cancelled => return Action::Rest,
+            Phase::Implementing | Phase::Reviewing => {}
+        }
+        let Some(milestone) = &self.milestone else { return Action::Plan };
+        if policy.has_checks && self.session.failing_before.is_none() {
+            return Action::Baseline;
+        }
+        match &milestone.stage {
+            Stage::Writing => Action::Write {
+                agents: tasks(milestone, |place| milestone.agents[place].result.is_none()),
+                roll_back: milestone.attempt > 0,
+            },
+            Stage::Fixing { agents } => Action::Write {
+                agents: tasks(milestone, |place| agents.contains(&(place as u32))),
+                roll_back: false,
+            },
+            Stage::Degrading => Action::Degrade,
+            Stage::Checking => Action::Check,
+            Stage::Reviewing => Action::Review {
+                step: StepKey::review(milestone.index, milestone.round),
+                static_only: milestone.manual.is_some(),
+            },
+            Stage::Committing(intent) => Action::Commit(intent.clone()),
+            Stage::Done => Action::Rest,
+        }
+    }
+
+    /// Takes in what happened. `now_ms`: milliseconds since 1970. An event that does not fit the state (a late one)
+    /// changes nothing and brings no [`Follow`].
+    pub fn apply(&mut self, event: Event, policy: &Policy, now_ms: u64) -> Vec<Follow> {
+        self.session.updated_ms = now_ms;
+        match event {
+            Event::Planned { plan, degraded } => self.planned(plan, degraded),
+            Event::BaselineChecked(failing) => {
+                self.session.failing_before = Some(failing);
+                Vec::new()
+            }
+            Event::AgentsEnded(results) => self.agents_ended(results, policy),
+            Event::Degraded(files) => self.degraded(files),
+            Event::Checked(checks) => self.checked(checks),
+            Event::Reviewed(review) => self.reviewed(review, policy, now_ms),
+            Event::Committed(commit) => self.committed(commit),
+            Event::Failed(error) => {
+                self.session.error = Some(error);
+                self.end(Phase::Failed)
+            }
+            Event::Interrupted(interrupt) if !self.session.phase.is_final() => {
+                self.session.interrupt = Some(interrupt);
+                Vec::new()
+            }
+            Event::Interrupted(_) => Vec::new(),
+            Event::Resumed => {
+                self.session.interrupt = None;
+                Vec::new()
+            }
+            Event::Retried => self.retried(),
+            Event::Cancelled if self.session.phase.is_final() => Vec::new(),
+            Event::Cancelled => self.end(Phase::Cancelled),
+        }
+    }
+
+    /// The session has left the queue.
+    pub fn start(&mut self, now_ms: u64) {
+        if self.session.phase == Phase::Queued {
+            self.session.phase = Phase::Planning;
+            self.session.updated_ms = now_ms;
+        }
+    }
+
+    fn planned(&mut self, plan: Plan, degraded: bool) -> Vec<Follow> {
+        if !matches!(self.session.phase, Phase::Queued | Phase::Planning) {
+            return Vec::new();
+        }
+        self.session.n_milestones = plan.milestones.len() as u32;
+        self.session.plan_degraded = degraded;
+        self.plan = Some(plan);
+        self.begin(1)
+    }
+
+    /// Begins milestone `index`, or ends the session where there is no such milestone.
+    fn begin(&mut self, index: u32) -> Vec<Follow> {
+        let planned = self.plan.as_ref().and_then(|plan| plan.milestones.get(index as usize - 1));
+        match planned {
+            Some(planned) => {
+                self.milestone = Some(Milestone::new(index, planned.clone()));
+                self.session.current = index;
+                self.session.phase = Phase::Implementing;
+                Vec::new()
+            }
+            None => self.end(Phase::Completed),
+        }
+    }
+
+    fn end(&mut self, phase: Phase) -> Vec<Follow> {
+        self.session.phase = phase;
+        self.session.interrupt = None;
+        vec![Follow::Ended]
+    }
+
+    fn agents_ended(&mut self, results: Vec<(usize, AgentResult)>, policy: &Policy) -> Vec<Follow> {
+        let Some(milestone) = &mut self.milestone else { return Vec::new() };
+        match &milestone.stage {
+            Stage::Writing => {
+                for (place, result) in results {
+                    if let Some(agent) = milestone.agents.get_mut(place).filter(|agent| agent.result.is_none()) {
+                        agent.result = Some(result);
+                        agent.attempt = milestone.attempt;
+                    }
+                }
+                let tally = milestone.tally();
+                let verdict = policy.verdict(milestone);
+                let (ok, all) = tally.rate();
+                let enough = verdict != Verdict::TooLow;
+                let again = !enough && milestone.attempt < policy.milestone_retries;
+                let follow = vec![Follow::Judged { ok, all, verdict, again }];
+                if enough {
+                    milestone.stage = Stage::Checking;
+                    return self.skip_checks(policy, follow);
+                }
+                if again {
+                    milestone.attempt += 1;
+                    // A path that must not be touched stays refused, whoever is asked.
+                    for agent in &mut milestone.agents {
+                        let hopeless = matches!(agent.target, Target::Refused { .. });
+                        if matches!(agent.result, Some(AgentResult::Failed(_))) && !hopeless {
+                            agent.result = None;
+                        }
+                    }
+                    if milestone.agents.iter().any(|agent| agent.result.is_none()) {
+                        return follow;
+                    }
+                }
+                if policy.graceful_degradation {
+                    milestone.stage = Stage::Degrading;
+                    return follow;
+                }
+                let error = format!(
+                    "milestone {} ({}): only {ok} of {all} files could be written, and graceful_degradation is off",
+                    milestone.index, milestone.plan.name
+                );
+                self.session.error = Some(error);
+                let mut follow = follow;
+                follow.extend(self.end(Phase::Failed));
+                follow
+            }
+            Stage::Fixing { .. } => {
+                for (place, result) in results {
+                    // A fix that failed leaves the file as it was written before: that work is not thrown away.
+                    if let (Some(agent), AgentResult::Done(done)) = (milestone.agents.get_mut(place), result) {
+                        agent.result = Some(AgentResult::Done(done));
+                    }
+                }
+                milestone.stage = Stage::Checking;
+                self.skip_checks(policy, Vec::new())
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Goes from checking to reviewing at once where no check is configured.
+    fn skip_checks(&mut self, policy: &Policy, follow: Vec<Follow>) -> Vec<Follow> {
+        self.session.phase = Phase::Reviewing;
+        if let Some(milestone) = self.milestone.as_mut().filter(|_| !policy.has_checks) {
+            milestone.stage = Stage::Reviewing;
+        }
+        follow
+    }
+
+    fn degraded(&mut self, files: Vec<RepoPath>) -> Vec<Follow> {
+        if let Some(milestone) = self.milestone.as_mut().filter(|m| m.stage == Stage::Degrading) {
+            milestone.manual = Some(files);
+            // The code is as it was at the milestone's start; its checks say nothing about the task file.
+            milestone.stage = Stage::Reviewing;
+            self.session.phase = Phase::Reviewing;
+        }
+        Vec::new()
+    }
+
+    fn checked(&mut self, checks: Vec<CheckOutcome>) -> Vec<Follow> {
+        if let Some(milestone) = self.milestone.as_mut().filter(|m| m.stage == Stage::Checking) {
+            milestone.checks = checks;
+            milestone.stage = Stage::Reviewing;
+        }
+        Vec::new()
+    }
+
+    fn reviewed(&mut self, review: ReviewOutcome, policy: &Policy, now_ms: u64) -> Vec<Follow> {
+        let failing_before = self.session.failing_before.clone().unwrap_or_default();
+        let Some(milestone) = self.milestone.as_mut().filter(|m| m.stage == Stage::Reviewing) else {
+            return Vec::new();
+        };
+        // A stand-in's findings are facts about the files; a model can only mend them when one answers, and the coder's
+        // models are other ones than the reviewer's, so they are worth a round, too.
+        milestone.review = Some(review);
+        let fixable = milestone.manual.is_none() && !milestone.approved(&failing_before);
+        let wanted = if fixable && milestone.round < policy.max_review_rounds { to_fix(milestone) } else { Vec::new() };
+        if !wanted.is_empty() {
+            milestone.round += 1;
+            milestone.stage = Stage::Fixing { agents: wanted };
+            self.session.phase = Phase::Implementing;
+            return vec![Follow::FixesWanted { round: milestone.round }];
+        }
+        let message = commit_message(&self.session, milestone);
+        let parent = self.session.tip.clone();
+        milestone.stage = Stage::Committing(CommitIntent { parent, message, time_s: (now_ms / 1000) as i64 });
+        Vec::new()
+    }
+
+    fn committed(&mut self, commit: Option<CommitId>) -> Vec<Follow> {
+        let Some(milestone) = self.milestone.as_mut().filter(|m| matches!(m.stage, Stage::Committing(_))) else {
+            return Vec::new();
+        };
+        if let Some(commit) = &commit {
+            self.session.tip = commit.clone();
+        }
+        milestone.commit = commit;
+        milestone.stage = Stage::Done;
+        vec![Follow::MilestoneDone]
+    }
+
+    /// Goes on from a milestone that is done. Apart from [`Event::Committed`], so that the shell can record the finished
+    /// milestone before the next one takes its place.
+    pub fn advance(&mut self, now_ms: u64) -> Vec<Follow> {
+        match &self.milestone {
+            Some(milestone) if milestone.stage == Stage::Done => {
+                self.session.updated_ms = now_ms;
+                self.begin(milestone.index + 1)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn retried(&mut self) -> Vec<Follow> {
+        if !matches!(self.session.phase, Phase::Failed | Phase::Cancelled) {
+            return Vec::new();
+        }
+        self.session.error = None;
+        self.session.abnormal_ends = 0;
+        self.session.phase = match &mut self.milestone {
+            None => Phase::Planning,
+            Some(milestone) => {
+                // What was written stays written; what failed gets all its tries again.
+                if matches!(milestone.stage, Stage::Writing | Stage::Degrading) {
+                    for agent in &mut milestone.agents {
+                        if matches!(agent.result, Some(AgentResult::Failed(_))) {
+                            agent.result = None;
+                        }
+                    }
+                    milestone.stage = Stage::Writing;
+                    milestone.attempt += 1;
+                }
+                match milestone.stage {
+                    Stage::Writing | Stage::Degrading | Stage::Fixing { .. } => Phase::Implementing,
+                    Stage::Checking | Stage::Reviewing | Stage::Committing(_) | Stage::Done => Phase::Reviewing,
+                }
+            }
+        };
+        Vec::new()
+    }
+}
+
+fn tasks(milestone: &Milestone, wanted: impl Fn(usize) -> bool) -> Vec<AgentTask> {
+    let task = |place: usize| {
+        let target = milestone.agents[place].target.clone();
+        let path = match &target {
+            Target::File { path, .. } => Some(path),
+            Target::Free | Target::Refused { .. } => None,
+        };
+        let step = StepKey::coder(milestone.index, milestone.round, path);
+        AgentTask { place, target, step, attempt: milestone.attempt }
+    };
+    (0..milestone.agents.len()).filter(|place| wanted(*place)).map(task).collect()
+}
+
+/// The agents whose files are written again: those whose file a review issue names, else all that a model wrote. A
+/// deleted file is not brought back, and a failed file is an issue already.
+fn to_fix(milestone: &Milestone) -> Vec<u32> {
+    let issues: &[ReviewIssue] = milestone.review.as_ref().map_or(&[], |review| &review.review.issues);
+    let written = |place: &usize| match &milestone.agents[*place].result {
+        Some(AgentResult::Done(AgentDone { writer: Writer::Model { .. }, .. })) => true,
+        Some(AgentResult::Done(_) | AgentResult::Failed(_)) | None => false,
+    };
+    let named = |place: &usize| {
+        let Some(AgentResult::Done(done)) = &milestone.agents[*place].result else { return false };
+        let file = |issue: &ReviewIssue| issue.file.as_deref().and_then(|file| RepoPath::new(file.trim()).ok());
+        issues.iter().filter_map(file).any(|file| done.paths.contains(&file))
+    };
+    let all: Vec<usize> = (0..milestone.agents.len()).filter(written).collect();
+    let some: Vec<usize> = all.iter().copied().filter(named).collect();
+    let chosen = if some.is_empty() { all } else { some };
+    chosen.into_iter().map(|place| place as u32).collect()
+}
+
+fn one_line(text: &str, most: usize) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    if words.chars().count() <= most { words } else { words.chars().take(most - 1).chain(['…']).collect() }
+}
+
+/// Subject, description, what is missing, trailers. Text of models is cut to plain lines, so that none of it can pass
+/// for a trailer of ours: the trailers are the last paragraph.
+fn commit_message(session: &Session, milestone: &Milestone) -> String {
+    let mut parts = vec![one_line(&milestone.plan.name, 72)];
+    let description = one_line(&milestone.plan.description, 2000);
+    if !description.is_empty() {
+        parts.push(wrap(&description, 72));
+    }
+    if milestone.manual.is_some() {
+        parts.push("No model could write this milestone: a manual task stands in for it.".to_owned());
+    } else {
+        let missing: Vec<String> = milestone
+            .agents
+            .iter()
+            .filter_map(|agent| match (&agent.result, &agent.target) {
+                (Some(AgentResult::Failed(failed)), Target::File { path, .. }) => {
+                    Some(format!("- {path}: {}", one_line(&failed.error, 200)))
+                }
+                (Some(AgentResult::Failed(failed)), Target::Refused { path, .. }) => {
+                    Some(format!("- {}: {}", one_line(path, 200), one_line(&failed.error, 200)))
+                }
+                _ => None,
+            })
+            .collect();
+        if !missing.is_empty() {
+            parts.push(format!("Not written:\n{}", missing.join("\n")));
+        }
+    }
+    parts.push(format!("Steadfast-Session: {}\nSteadfast-Milestone: {}", session.id, milestone.index));
+    parts.join("\n\n") + "\n"
+}
+
+fn wrap(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
