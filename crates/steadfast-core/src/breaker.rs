@@ -25,6 +25,13 @@ pub mod simulate;
 mod snapshot;
 mod time;
 
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
 pub use snapshot::{SavedState, Snapshot};
 
 /// How a breaker is tuned. Every span may be zero; what that means stands with each field.
@@ -126,10 +133,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => State::Closed.fmt(f),
-            Self::Monitoring {
-                failures,
-                threshold,
-            } => {
+            Self::Monitoring { failures, threshold } => {
                 write!(f, "MONITORING ({failures}/{threshold})")
             }
             Self::Open => State::Open.fmt(f),
@@ -210,9 +214,7 @@ pub struct Counters {
 impl Counters {
     /// All results that moved nothing because they were late, repeated or of a call that was never admitted.
     pub fn ignored(&self) -> u64 {
-        self.late
-            .saturating_add(self.repeated)
-            .saturating_add(self.unadmitted)
+        self.late.saturating_add(self.repeated).saturating_add(self.unadmitted)
     }
 }
 
@@ -267,9 +269,7 @@ impl Breaker {
     pub fn new(config: BreakerConfig) -> Self {
         Self {
             config,
-            circuit: Circuit::Closed {
-                failures: VecDeque::new(),
-            },
+            circuit: Circuit::Closed { failures: VecDeque::new() },
             epoch: 0,
             calls: OpenCalls::default(),
             latest: Nanos::MIN,
@@ -327,36 +327,23 @@ impl Breaker {
 
     fn admit_test(&mut self, now: Nanos) -> Admission {
         let call = self.calls.open();
-        self.circuit = Circuit::HalfOpen {
-            test: Some(Test { call, since: now }),
-        };
+        self.circuit = Circuit::HalfOpen { test: Some(Test { call, since: now }) };
         self.ticket(call)
     }
 
     fn ticket(&mut self, call: u64) -> Admission {
         bump(&mut self.counters.admitted);
-        Admission::Admit(CallTicket {
-            epoch: self.epoch,
-            call,
-        })
+        Admission::Admit(CallTicket { epoch: self.epoch, call })
     }
 
     fn refuse(&mut self, retry_in: Nanos, state: State) -> Admission {
         bump(&mut self.counters.refused);
-        Admission::Refuse(Refusal {
-            retry_in: span(retry_in),
-            state,
-        })
+        Admission::Refuse(Refusal { retry_in: span(retry_in), state })
     }
 
     /// Takes in what came of an admitted call, and says how the state changed, if it did. A result from an earlier
     /// epoch or a second result of the same call is counted and moves nothing.
-    pub fn record(
-        &mut self,
-        ticket: CallTicket,
-        outcome: CallOutcome,
-        now: Duration,
-    ) -> Option<Transition> {
+    pub fn record(&mut self, ticket: CallTicket, outcome: CallOutcome, now: Duration) -> Option<Transition> {
         let now = self.advance(now);
         if ticket.epoch != self.epoch {
             bump(&mut self.counters.late);
@@ -382,7 +369,8 @@ impl Breaker {
     }
 
     /// Takes in a result of a call that was refused or never asked for: it is counted, and nothing else changes.
-    pub fn record_unadmitted(&mut self) {
+    pub fn record_unadmitted(&mut self, now: Duration) {
+        self.advance(now);
         bump(&mut self.counters.unadmitted);
     }
 
@@ -416,16 +404,11 @@ impl Breaker {
 
     fn trip(&mut self, now: Nanos, asked: Duration) -> Option<Transition> {
         bump(&mut self.counters.opens);
-        self.enter(Circuit::Open {
-            opened_at: now,
-            asked,
-        })
+        self.enter(Circuit::Open { opened_at: now, asked })
     }
 
     fn close(&mut self) -> Option<Transition> {
-        self.enter(Circuit::Closed {
-            failures: VecDeque::new(),
-        })
+        self.enter(Circuit::Closed { failures: VecDeque::new() })
     }
 
     /// Ends the epoch.
@@ -461,10 +444,7 @@ impl Breaker {
                 let counting = self.counting(failures, self.at(now)).count();
                 match u32::try_from(counting).unwrap_or(u32::MAX) {
                     0 => Status::Closed,
-                    failures => Status::Monitoring {
-                        failures,
-                        threshold: self.config.failure_threshold.get(),
-                    },
+                    failures => Status::Monitoring { failures, threshold: self.config.failure_threshold.get() },
                 }
             }
             Circuit::Open { .. } => Status::Open,
@@ -478,13 +458,9 @@ impl Breaker {
         let now = self.at(now);
         match &self.circuit {
             Circuit::Closed { .. } => None,
-            Circuit::Open { opened_at, asked } => {
-                Some(span(*opened_at + nanos(self.config.open_for(*asked)) - now))
-            }
+            Circuit::Open { opened_at, asked } => Some(span(*opened_at + nanos(self.config.open_for(*asked)) - now)),
             Circuit::HalfOpen { test: None } => Some(Duration::ZERO),
-            Circuit::HalfOpen { test: Some(test) } => {
-                Some(span(test.since + nanos(self.config.probe_lease) - now))
-            }
+            Circuit::HalfOpen { test: Some(test) } => Some(span(test.since + nanos(self.config.probe_lease) - now)),
         }
     }
 
@@ -499,11 +475,7 @@ impl Breaker {
     }
 
     /// The failures that count at `now`, oldest first.
-    fn counting<'a>(
-        &self,
-        failures: &'a VecDeque<Nanos>,
-        now: Nanos,
-    ) -> impl Iterator<Item = Nanos> + use<'a> {
+    fn counting<'a>(&self, failures: &'a VecDeque<Nanos>, now: Nanos) -> impl Iterator<Item = Nanos> + use<'a> {
         let period = nanos(self.config.monitoring_period);
         let expired = failures.partition_point(|at| now - at >= period);
         failures.range(expired..).copied()

@@ -41,9 +41,7 @@ impl OpenCalls {
         let Some(bit) = call.checked_sub(self.base) else {
             return false;
         };
-        let word = usize::try_from(bit / 64)
-            .ok()
-            .and_then(|at| self.words.get_mut(at));
+        let word = usize::try_from(bit / 64).ok().and_then(|at| self.words.get_mut(at));
         let Some(word) = word else { return false };
         let mask = 1 << (bit % 64);
         let first = *word & mask != 0;

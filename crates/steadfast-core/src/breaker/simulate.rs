@@ -46,10 +46,7 @@ pub struct Got {
 
 /// Replays the steps, in their order, on a new breaker. One [`Got`] a step.
 pub fn run<'a>(config: BreakerConfig, steps: impl IntoIterator<Item = &'a Step>) -> Vec<Got> {
-    let mut replay = Replay {
-        breaker: Breaker::new(config),
-        calls: HashMap::new(),
-    };
+    let mut replay = Replay { breaker: Breaker::new(config), calls: HashMap::new() };
     steps.into_iter().map(|step| replay.step(step)).collect()
 }
 
@@ -70,11 +67,7 @@ impl<'a> Replay<'a> {
             Op::Reset => drop(self.breaker.reset(*at)),
             Op::Status => {}
         }
-        Got {
-            admitted,
-            state: self.breaker.state(),
-            status: self.breaker.status(*at),
-        }
+        Got { admitted, state: self.breaker.state(), status: self.breaker.status(*at) }
     }
 
     fn acquire(&mut self, call: &'a str, at: Duration) -> bool {
@@ -93,7 +86,7 @@ impl<'a> Replay<'a> {
     fn record(&mut self, call: &str, outcome: CallOutcome, at: Duration) {
         match self.calls.get(call) {
             Some(ticket) => drop(self.breaker.record(*ticket, outcome, at)),
-            None => self.breaker.record_unadmitted(),
+            None => self.breaker.record_unadmitted(at),
         }
     }
 }

@@ -43,48 +43,33 @@ impl Breaker {
             Circuit::Closed { failures } => {
                 let now = self.at(now);
                 let ages = self.counting(failures, now).map(|at| span(now - at));
-                SavedState::Closed {
-                    failure_ages: ages.collect(),
-                }
+                SavedState::Closed { failure_ages: ages.collect() }
             }
-            Circuit::Open { asked, .. } => SavedState::Open {
-                remaining: self.retry_in(now).unwrap_or_default(),
-                asked: *asked,
-            },
+            Circuit::Open { asked, .. } => {
+                SavedState::Open { remaining: self.retry_in(now).unwrap_or_default(), asked: *asked }
+            }
             Circuit::HalfOpen { .. } => SavedState::HalfOpen,
         };
-        Snapshot {
-            state,
-            opens: self.counters.opens,
-        }
+        Snapshot { state, opens: self.counters.opens }
     }
 
     /// The breaker as it would be now, `elapsed` (by the wall clock; zero where that went backwards) after the
     /// snapshot was taken. Whatever the clock did meanwhile and whatever stands in the snapshot, nothing stays open for
     /// longer than a breaker that opens now would. What was half-open is open with its test due at once.
-    pub fn restore(
-        config: BreakerConfig,
-        snapshot: &Snapshot,
-        elapsed: Duration,
-        now: Duration,
-    ) -> Self {
+    pub fn restore(config: BreakerConfig, snapshot: &Snapshot, elapsed: Duration, now: Duration) -> Self {
         let now = nanos(now);
         let circuit = match &snapshot.state {
-            SavedState::Closed { failure_ages } => Circuit::Closed {
-                failures: failures(&config, failure_ages, elapsed, now),
-            },
+            SavedState::Closed { failure_ages } => {
+                Circuit::Closed { failures: failures(&config, failure_ages, elapsed, now) }
+            }
             SavedState::Open { remaining, asked } => {
                 let full = config.open_for(*asked);
                 let remaining = remaining.saturating_sub(elapsed).min(full);
-                Circuit::Open {
-                    opened_at: now - nanos(full - remaining),
-                    asked: *asked,
-                }
+                Circuit::Open { opened_at: now - nanos(full - remaining), asked: *asked }
             }
-            SavedState::HalfOpen => Circuit::Open {
-                opened_at: now - nanos(config.reset_timeout),
-                asked: Duration::ZERO,
-            },
+            SavedState::HalfOpen => {
+                Circuit::Open { opened_at: now - nanos(config.reset_timeout), asked: Duration::ZERO }
+            }
         };
         let mut breaker = Self::new(config);
         breaker.circuit = circuit;
@@ -96,16 +81,9 @@ impl Breaker {
 
 /// The saved failures that still count, fewer than the threshold: a threshold that was lowered meanwhile opens at the
 /// next failure, not at start.
-fn failures(
-    config: &BreakerConfig,
-    ages: &[Duration],
-    elapsed: Duration,
-    now: Nanos,
-) -> VecDeque<Nanos> {
+fn failures(config: &BreakerConfig, ages: &[Duration], elapsed: Duration, now: Nanos) -> VecDeque<Nanos> {
     let aged = ages.iter().map(|age| nanos(*age) + nanos(elapsed));
-    let mut ages: Vec<Nanos> = aged
-        .filter(|age| *age < nanos(config.monitoring_period))
-        .collect();
+    let mut ages: Vec<Nanos> = aged.filter(|age| *age < nanos(config.monitoring_period)).collect();
     // Kept in order already; sorted all the same, for the machine relies on it and the disk is no friend.
     ages.sort_unstable();
     ages.truncate(config.most_failures());

@@ -24,10 +24,7 @@ pub(super) fn span(nanos: Nanos) -> Duration {
     if let Ok(short) = u64::try_from(nanos) {
         return Duration::from_nanos(short);
     }
-    match (
-        u64::try_from(nanos / PER_SECOND),
-        u32::try_from(nanos % PER_SECOND),
-    ) {
+    match (u64::try_from(nanos / PER_SECOND), u32::try_from(nanos % PER_SECOND)) {
         (Ok(seconds), Ok(rest)) => Duration::new(seconds, rest),
         (Err(_), _) | (_, Err(_)) => Duration::MAX,
     }
