@@ -26,27 +26,19 @@ pub(crate) fn names(layer: &mut Table, faults: &mut Faults) {
         }
         let Value::Table(table) = &mut entry.node.value else {
             let found = entry.node.describe();
-            faults.add(
-                &entry.node.at,
-                format!("{name} is a section: write [{name}] and its keys below, not {found}"),
-            );
+            faults.add(&entry.node.at, format!("{name} is a section: write [{name}] and its keys below, not {found}"));
             return None;
         };
         match schema::section(&name) {
             Some(known) => keys(table, known, &[&name], faults),
-            None => correct(table, |entry, _| {
-                named(entry, &name, faults).then(|| entry.key.clone())
-            }),
+            None => correct(table, |entry, _| named(entry, &name, faults).then(|| entry.key.clone())),
         }
         Some(name)
     });
 }
 
 /// Goes through a table's entries; `judge` says under which key each one stays, and is told which keys are free.
-fn correct(
-    table: &mut Table,
-    mut judge: impl FnMut(&mut Entry, &dyn Fn(&str) -> bool) -> Option<String>,
-) {
+fn correct(table: &mut Table, mut judge: impl FnMut(&mut Entry, &dyn Fn(&str) -> bool) -> Option<String>) {
     let mut taken: Vec<String> = table.keys().map(ToOwned::to_owned).collect();
     table.0.retain_mut(|entry| {
         let key = judge(entry, &|key| !taken.iter().any(|taken| taken == key));
@@ -64,9 +56,7 @@ fn unknown_at_top(entry: &Entry) -> String {
         return match nearest(key, schema::sections()) {
             Some(near) => format!("unknown section [{key}]; did you mean [{near}]?"),
             None => {
-                let all: Vec<String> = schema::sections()
-                    .map(|section| format!("[{section}]"))
-                    .collect();
+                let all: Vec<String> = schema::sections().map(|section| format!("[{section}]")).collect();
                 format!("unknown section [{key}]; valid are {}", all.join(", "))
             }
         };
@@ -90,10 +80,7 @@ fn named(entry: &mut Entry, section: &str, faults: &mut Faults) -> bool {
     let Value::Table(table) = &mut entry.node.value else {
         faults.add(
             &entry.node.at,
-            format!(
-                "{path} is a table: write [{path}] and its keys below, not {}",
-                entry.node.describe()
-            ),
+            format!("{path} is a table: write [{path}] and its keys below, not {}", entry.node.describe()),
         );
         return false;
     };
@@ -106,30 +93,18 @@ fn name_fault(section: &str, name: &str) -> Option<String> {
         return ModelId::new(name).err().map(|error| error.to_string());
     }
     // It is the part of a model's name before the slash, and the name of a credential's file.
-    let plain = name.len() <= 64
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    let plain = name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     let good = plain && !name.is_empty() && !name.starts_with('.');
-    (!good).then(|| {
-        format!("{name:?} is no provider's name: use 1 to 64 of letters, digits, '.', '_' and '-'")
-    })
+    (!good).then(|| format!("{name:?} is no provider's name: use 1 to 64 of letters, digits, '.', '_' and '-'"))
 }
 
 fn keys(table: &mut Table, known: &Table, path: &[&str], faults: &mut Faults) {
-    let section = path
-        .iter()
-        .map(|part| quoted(part))
-        .collect::<Vec<_>>()
-        .join(".");
+    let section = path.iter().map(|part| quoted(part)).collect::<Vec<_>>().join(".");
     correct(table, |entry, free| {
         let mut key = entry.key.clone();
         if known.get(&key).is_none() {
             let (hint, meant) = meant(&key, known, path, &entry.key_at);
-            faults.add(
-                &entry.key_at,
-                format!("unknown key {key:?} in [{section}]{hint}"),
-            );
+            faults.add(&entry.key_at, format!("unknown key {key:?} in [{section}]{hint}"));
             key = meant.filter(|near| free(near))?;
         }
         let default = known.get(&key)?;
@@ -141,10 +116,7 @@ fn keys(table: &mut Table, known: &Table, path: &[&str], faults: &mut Faults) {
             (_, Some(known)) => {
                 let parts: Vec<String> = known.keys().map(|key| format!("{key} = …")).collect();
                 let (parts, found) = (parts.join(", "), entry.node.describe());
-                faults.add(
-                    &entry.node.at,
-                    format!("{section}.{key}: expected {{ {parts} }}, found {found}"),
-                );
+                faults.add(&entry.node.at, format!("{section}.{key}: expected {{ {parts} }}, found {found}"));
                 return None;
             }
             (_, None) => {}
@@ -161,10 +133,7 @@ fn meant(key: &str, known: &Table, path: &[&str], at: &Origin) -> (String, Optio
     }
     if let Some(near) = nearest(key, known.keys()) {
         let full: Vec<&str> = path.iter().copied().chain([near]).collect();
-        return (
-            format!("; did you mean {}?", schema::as_written_at(at, &full)),
-            Some(near.to_owned()),
-        );
+        return (format!("; did you mean {}?", schema::as_written_at(at, &full)), Some(near.to_owned()));
     }
     let hint = match schema::sections_with(key).next() {
         Some(other) => format!("; it belongs to [{other}]"),
@@ -189,16 +158,12 @@ impl Whole<'_> {
 
     fn node(&self, path: &[&str]) -> Option<&Node> {
         let (last, tables) = path.split_last()?;
-        tables
-            .iter()
-            .try_fold(self.tree, |table, key| table.get(key)?.table())?
-            .get(last)
+        tables.iter().try_fold(self.tree, |table, key| table.get(key)?.table())?.get(last)
     }
 
     /// Whether a layer gave the key, so that it is worth a word.
     fn given(&self, path: &[&str]) -> bool {
-        self.node(path)
-            .is_some_and(|node| node.at != Origin::Default && !node.is_none_word())
+        self.node(path).is_some_and(|node| node.at != Origin::Default && !node.is_none_word())
     }
 
     /// Some value of the section is wrong and was told; a default stands in its place.
@@ -219,13 +184,7 @@ impl Whole<'_> {
 
 /// Checks what must fit together. `tree` is the complete tree that `config` was made from.
 pub(crate) fn whole(config: &Config, tree: &Table, found: &mut Found, warnings: &mut Faults) {
-    let mut whole = Whole {
-        config,
-        tree,
-        tainted: &found.tainted,
-        faults: &mut found.faults,
-        warnings,
-    };
+    let mut whole = Whole { config, tree, tainted: &found.tainted, faults: &mut found.faults, warnings };
     daemon(&mut whole);
     failover(&mut whole);
     providers(&mut whole);
@@ -240,17 +199,13 @@ fn daemon(whole: &mut Whole<'_>) {
     if whole.is_tainted("daemon") {
         return;
     }
-    if let Some(limit) = daemon
-        .time_limit
-        .filter(|limit| *limit <= daemon.time_limit_margin)
-    {
-        let (limit, margin) = (
-            show_duration(limit),
-            show_duration(daemon.time_limit_margin),
-        );
+    if let Some(limit) = daemon.time_limit.filter(|limit| *limit <= daemon.time_limit_margin) {
+        let (limit, margin) = (show_duration(limit), show_duration(daemon.time_limit_margin));
         whole.fault(
             &["daemon", "time_limit"],
-            format!("daemon.time_limit: {limit} leaves no time to work; it must be longer than time_limit_margin ({margin})"),
+            format!(
+                "daemon.time_limit: {limit} leaves no time to work; it must be longer than time_limit_margin ({margin})"
+            ),
         );
     }
 }
@@ -261,34 +216,22 @@ fn failover(whole: &mut Whole<'_>) {
         return;
     }
     if failover.backoff.initial > failover.backoff.max {
-        let (initial, max) = (
-            show_duration(failover.backoff.initial),
-            show_duration(failover.backoff.max),
-        );
+        let (initial, max) = (show_duration(failover.backoff.initial), show_duration(failover.backoff.max));
         // Point at the one that somebody wrote.
-        let key = if whole.given(&["failover", "backoff", "initial"]) {
-            "initial"
-        } else {
-            "max"
-        };
+        let key = if whole.given(&["failover", "backoff", "initial"]) { "initial" } else { "max" };
         whole.fault(
             &["failover", "backoff", key],
             format!("failover.backoff: initial ({initial}) must not be longer than max ({max})"),
         );
     }
     if failover.max_open < failover.reset_timeout {
-        let (open, reset) = (
-            show_duration(failover.max_open),
-            show_duration(failover.reset_timeout),
-        );
-        let key = if whole.given(&["failover", "max_open"]) {
-            "max_open"
-        } else {
-            "reset_timeout"
-        };
+        let (open, reset) = (show_duration(failover.max_open), show_duration(failover.reset_timeout));
+        let key = if whole.given(&["failover", "max_open"]) { "max_open" } else { "reset_timeout" };
         whole.warn(
             &["failover", key],
-            format!("failover.max_open ({open}) is shorter than reset_timeout ({reset}), so it never lengthens a pause"),
+            format!(
+                "failover.max_open ({open}) is shorter than reset_timeout ({reset}), so it never lengthens a pause"
+            ),
         );
     }
     let explicit = ["failure_threshold", "reset_timeout"].iter().all(|key| {
@@ -313,9 +256,7 @@ fn providers(whole: &mut Whole<'_>) {
         if whole.node(&path("kind")).is_none_or(Node::is_none_word) {
             whole.fault(
                 &["providers", name],
-                format!(
-                    "[{full}] has no kind; write kind = \"openai\", \"anthropic\" or \"command\""
-                ),
+                format!("[{full}] has no kind; write kind = \"openai\", \"anthropic\" or \"command\""),
             );
             continue;
         }
@@ -334,26 +275,14 @@ fn providers(whole: &mut Whole<'_>) {
             );
         }
         if provider.api_key_env.is_some() && provider.api_key_file.is_some() {
-            whole.fault(
-                &path("api_key_file"),
-                format!("[{full}] has both api_key_env and api_key_file; keep one"),
-            );
+            whole.fault(&path("api_key_file"), format!("[{full}] has both api_key_env and api_key_file; keep one"));
         }
-        let useless: &[&'static str] = if is_command {
-            &["base_url", "stream", "json_mode"]
-        } else {
-            &["command"]
-        };
+        let useless: &[&'static str] = if is_command { &["base_url", "stream", "json_mode"] } else { &["command"] };
         for key in useless {
             let usual = schema::template("providers").get(key);
-            let same = usual
-                .zip(whole.node(&path(key)))
-                .is_some_and(|(usual, node)| node.is_plainly(usual));
+            let same = usual.zip(whole.node(&path(key))).is_some_and(|(usual, node)| node.is_plainly(usual));
             if whole.given(&path(key)) && !same {
-                whole.warn(
-                    &path(key),
-                    format!("{full}.{key} has no effect on a provider of kind {kind:?}"),
-                );
+                whole.warn(&path(key), format!("{full}.{key} has no effect on a provider of kind {kind:?}"));
             }
         }
     }
@@ -361,10 +290,7 @@ fn providers(whole: &mut Whole<'_>) {
 
 fn models(whole: &mut Whole<'_>) {
     let config = whole.config;
-    let in_roles: BTreeSet<&ModelId> = Role::ALL
-        .iter()
-        .flat_map(|role| config.roles.of(*role))
-        .collect();
+    let in_roles: BTreeSet<&ModelId> = Role::ALL.iter().flat_map(|role| config.roles.of(*role)).collect();
     let costs = config.session.max_cost.session.is_some() || config.session.max_cost.day.is_some();
     for (id, model) in &config.models {
         if !config.providers.contains_key(id.provider()) {
@@ -383,16 +309,14 @@ fn models(whole: &mut Whole<'_>) {
         }
         if !in_roles.contains(id) {
             let near = nearest(id.as_str(), in_roles.iter().map(|id| id.as_str()));
-            let hint = near
-                .map(|near| format!("; did you mean {near:?}?"))
-                .unwrap_or_default();
-            whole.warn(
-                &["models", id.as_str()],
-                format!("model \"{id}\" is in no role, so it is never asked{hint}"),
-            );
+            let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+            whole.warn(&["models", id.as_str()], format!("model \"{id}\" is in no role, so it is never asked{hint}"));
         } else if costs && model.price.is_none() {
             let at = ["session", "max_cost"];
-            whole.warn(&at, format!("session.max_cost is set, but model \"{id}\" has no price: its calls count as free"));
+            whole.warn(
+                &at,
+                format!("session.max_cost is set, but model \"{id}\" has no price: its calls count as free"),
+            );
         }
     }
 }
@@ -400,14 +324,8 @@ fn models(whole: &mut Whole<'_>) {
 fn roles(whole: &mut Whole<'_>) {
     for role in Role::ALL {
         let path = ["roles", role.as_str()];
-        if whole
-            .node(&path)
-            .is_some_and(|node| matches!(&node.value, Value::Array(items) if items.is_empty()))
-        {
-            whole.fault(
-                &path,
-                format!("roles.{role} has no model; a role needs at least one"),
-            );
+        if whole.node(&path).is_some_and(|node| matches!(&node.value, Value::Array(items) if items.is_empty())) {
+            whole.fault(&path, format!("roles.{role} has no model; a role needs at least one"));
         }
         let written: Vec<(String, Origin)> = whole
             .node(&path)
@@ -417,9 +335,7 @@ fn roles(whole: &mut Whole<'_>) {
             .collect();
         for (at, (model, origin)) in written.iter().enumerate() {
             if written[..at].iter().any(|(earlier, _)| earlier == model) {
-                whole
-                    .faults
-                    .add(origin, format!("roles.{role} lists \"{model}\" twice"));
+                whole.faults.add(origin, format!("roles.{role} lists \"{model}\" twice"));
             }
         }
     }
@@ -431,23 +347,29 @@ fn issues(whole: &mut Whole<'_>) {
         return;
     }
     if issues.token_env.is_some() && issues.token_file.is_some() {
-        whole.fault(
-            &["issues", "token_file"],
-            "[issues] has both token_env and token_file; keep one",
-        );
+        whole.fault(&["issues", "token_file"], "[issues] has both token_env and token_file; keep one");
     }
     match issues.tracker {
         Tracker::Github => {
             if issues.repository.is_none() {
-                whole.fault(&["issues", "tracker"], "issues.tracker \"github\" needs a repository; write repository = \"owner/name\"");
+                whole.fault(
+                    &["issues", "tracker"],
+                    "issues.tracker \"github\" needs a repository; write repository = \"owner/name\"",
+                );
             }
             if issues.token_env.is_none() && issues.token_file.is_none() {
-                whole.fault(&["issues", "tracker"], "issues.tracker \"github\" needs a token; write token_env = \"GITHUB_TOKEN\" or token_file");
+                whole.fault(
+                    &["issues", "tracker"],
+                    "issues.tracker \"github\" needs a token; write token_env = \"GITHUB_TOKEN\" or token_file",
+                );
             }
         }
         Tracker::Local => {
             if whole.given(&["issues", "repository"]) {
-                whole.warn(&["issues", "repository"], "issues.repository has no effect with tracker \"local\"; did you mean tracker = \"github\"?");
+                whole.warn(
+                    &["issues", "repository"],
+                    "issues.repository has no effect with tracker \"local\"; did you mean tracker = \"github\"?",
+                );
             }
         }
     }
@@ -457,19 +379,17 @@ fn session(whole: &mut Whole<'_>) {
     if whole.is_tainted("session") || !whole.given(&["session", "context_exclude"]) {
         return;
     }
-    let default = schema::section("session")
-        .and_then(|session| session.get("context_exclude"))
-        .map_or(&[][..], items);
+    let default = schema::section("session").and_then(|session| session.get("context_exclude")).map_or(&[][..], items);
     let kept = &whole.config.session.context_exclude;
-    let dropped: Vec<&str> = default
-        .iter()
-        .filter_map(Node::as_text)
-        .filter(|glob| !kept.iter().any(|kept| kept == glob))
-        .collect();
+    let dropped: Vec<&str> =
+        default.iter().filter_map(Node::as_text).filter(|glob| !kept.iter().any(|kept| kept == glob)).collect();
     if !dropped.is_empty() {
         whole.warn(
             &["session", "context_exclude"],
-            format!("session.context_exclude replaces the built-in list; these may now go into prompts: {}", dropped.join(" ")),
+            format!(
+                "session.context_exclude replaces the built-in list; these may now go into prompts: {}",
+                dropped.join(" ")
+            ),
         );
     }
 }

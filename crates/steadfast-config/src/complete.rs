@@ -11,9 +11,7 @@ use crate::tree::{Entry, Node, Origin, Table, Value};
 const ANTHROPIC: &str = "https://api.anthropic.com";
 
 pub(crate) fn complete(tree: &mut Table, env: &Environment) {
-    if let Some(node) = tree
-        .get_mut("daemon")
-        .and_then(|node| as_table(node)?.get_mut("state_dir"))
+    if let Some(node) = tree.get_mut("daemon").and_then(|node| as_table(node)?.get_mut("state_dir"))
         && node.as_text() == Some("auto")
         && let Some(folder) = state_dir(env)
     {
@@ -25,26 +23,19 @@ pub(crate) fn complete(tree: &mut Table, env: &Environment) {
     for (model, at) in &named {
         models.table_mut(model, at);
     }
-    models
-        .0
-        .retain(|entry| !built_in(entry) || named.iter().any(|(model, _)| *model == entry.key));
-    let used: Vec<String> = models
-        .keys()
-        .filter_map(|key| Some(ModelId::new(key).ok()?.provider().to_owned()))
-        .collect();
+    models.0.retain(|entry| !built_in(entry) || named.iter().any(|(model, _)| *model == entry.key));
+    let used: Vec<String> =
+        models.keys().filter_map(|key| Some(ModelId::new(key).ok()?.provider().to_owned())).collect();
     let providers = tree.table_mut("providers", &Origin::Default);
-    providers
-        .0
-        .retain(|entry| !built_in(entry) || used.contains(&entry.key));
+    providers.0.retain(|entry| !built_in(entry) || used.contains(&entry.key));
     for section in NAMED {
         for entry in &mut tree.table_mut(section, &Origin::Default).0 {
             if let Some(table) = as_table(&mut entry.node) {
                 table.fill(template(section));
                 // A key that replaced its alternative in merging left a gap; `fill` closed it. One table of its own needs more:
                 if table.get("kind").and_then(Node::as_text) == Some("anthropic")
-                    && let Some(node) = table
-                        .get_mut("base_url")
-                        .filter(|node| node.is_none_word() && node.at == Origin::Default)
+                    && let Some(node) =
+                        table.get_mut("base_url").filter(|node| node.is_none_word() && node.at == Origin::Default)
                 {
                     node.value = Value::Text(ANTHROPIC.to_owned());
                 }
@@ -66,20 +57,14 @@ fn as_table(node: &mut Node) -> Option<&mut Table> {
 /// Whether no layer said anything of it.
 fn built_in(entry: &Entry) -> bool {
     entry.key_at == Origin::Default
-        && entry
-            .node
-            .table()
-            .is_none_or(|table| table.0.iter().all(|entry| entry.node.at == Origin::Default))
+        && entry.node.table().is_none_or(|table| table.0.iter().all(|entry| entry.node.at == Origin::Default))
 }
 
 /// Every text in every role, with the place where it stands; some may be no model's name.
 pub(crate) fn named_in_roles(tree: &Table) -> Vec<(String, Origin)> {
     let roles = tree.get("roles").and_then(Node::table);
     let mut named: Vec<(String, Origin)> = Vec::new();
-    for node in Role::ALL
-        .iter()
-        .filter_map(|role| roles?.get(role.as_str()))
-    {
+    for node in Role::ALL.iter().filter_map(|role| roles?.get(role.as_str())) {
         for item in items(node) {
             if let Some(text) = item.as_text()
                 && ModelId::new(text).is_ok()
@@ -102,14 +87,9 @@ pub(crate) fn items(node: &Node) -> &[Node] {
 
 /// systemd's `StateDirectory=` (the first, where there are several), else the XDG state folder, else its default.
 fn state_dir(env: &Environment) -> Option<String> {
-    let systemd = env
-        .get("STATE_DIRECTORY")
-        .and_then(|folders| folders.split(':').next())
-        .map(ToOwned::to_owned);
+    let systemd = env.get("STATE_DIRECTORY").and_then(|folders| folders.split(':').next()).map(ToOwned::to_owned);
     let of_user = || {
-        let state = env
-            .folder("XDG_STATE_HOME")
-            .or_else(|| Some(env.home()?.join(".local/state")))?;
+        let state = env.folder("XDG_STATE_HOME").or_else(|| Some(env.home()?.join(".local/state")))?;
         Some(state.join("steadfast").to_string_lossy().into_owned())
     };
     systemd.or_else(of_user)

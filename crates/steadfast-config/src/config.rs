@@ -168,10 +168,7 @@ pub struct Budget<T> {
 impl<T> Default for Budget<T> {
     /// No limit.
     fn default() -> Self {
-        Self {
-            session: None,
-            day: None,
-        }
+        Self { session: None, day: None }
     }
 }
 

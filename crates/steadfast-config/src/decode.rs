@@ -7,23 +7,18 @@ use steadfast_core::ids::ModelId;
 
 use crate::complete::items;
 use crate::config::{
-    Alerts, Backoff, Config, Daemon, Failover, Issues, Log, LogFormat, Model, Preset, Provider,
-    ProviderKind, Roles, Sandbox, Session, Tracker, WebhookUrl,
+    Alerts, Backoff, Config, Daemon, Failover, Issues, Log, LogFormat, Model, Preset, Provider, ProviderKind, Roles,
+    Sandbox, Session, Tracker, WebhookUrl,
 };
 use crate::fault::Faults;
 use crate::schema;
 use crate::tree::{Node, Table};
 use crate::value::{self, Read, Wrong, optional};
 
-pub(crate) const PRESETS: &[(&str, Preset)] = &[
-    ("aggressive", Preset::Aggressive),
-    ("conservative", Preset::Conservative),
-];
-pub(crate) const KINDS: &[(&str, ProviderKind)] = &[
-    ("openai", ProviderKind::OpenAi),
-    ("anthropic", ProviderKind::Anthropic),
-    ("command", ProviderKind::Command),
-];
+pub(crate) const PRESETS: &[(&str, Preset)] =
+    &[("aggressive", Preset::Aggressive), ("conservative", Preset::Conservative)];
+pub(crate) const KINDS: &[(&str, ProviderKind)] =
+    &[("openai", ProviderKind::OpenAi), ("anthropic", ProviderKind::Anthropic), ("command", ProviderKind::Command)];
 const SANDBOXES: &[(&str, Sandbox)] = &[("bwrap", Sandbox::Bwrap), ("none", Sandbox::None)];
 const TRACKERS: &[(&str, Tracker)] = &[("github", Tracker::Github), ("local", Tracker::Local)];
 const FORMATS: &[(&str, LogFormat)] = &[
@@ -60,9 +55,7 @@ impl Section<'_> {
             Ok(value) => Some(value),
             Err(wrong) => {
                 let at = wrong.at.as_ref().unwrap_or(&node.at);
-                self.found
-                    .faults
-                    .add(at, format!("{}.{key}: {}", self.name, wrong.message));
+                self.found.faults.add(at, format!("{}.{key}: {}", self.name, wrong.message));
                 self.found.tainted.insert(self.name.clone());
                 parse(self.defaults.get(key)?).ok()
             }
@@ -72,15 +65,8 @@ impl Section<'_> {
 
 /// A key as TOML wants it: bare where that is possible.
 pub(crate) fn quoted(key: &str) -> String {
-    let bare = !key.is_empty()
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    if bare {
-        key.to_owned()
-    } else {
-        toml::Value::String(key.to_owned()).to_string()
-    }
+    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if bare { key.to_owned() } else { toml::Value::String(key.to_owned()).to_string() }
 }
 
 /// Never `None` without a fault; with a fault, what could be read. `tree` must be complete (see `complete`).
@@ -91,18 +77,12 @@ pub(crate) fn decode(tree: &Table, home: Option<&Path>, found: &mut Found) -> Op
     let session = session(&mut section(tree, "session", found), home);
     let mut providers = BTreeMap::new();
     for (name, table) in named(tree, "providers") {
-        providers.insert(
-            name.to_owned(),
-            provider(&mut named_section("providers", name, table, found), home),
-        );
+        providers.insert(name.to_owned(), provider(&mut named_section("providers", name, table, found), home));
     }
     let mut models = BTreeMap::new();
     for (name, table) in named(tree, "models") {
         // Names that are no model's are not in a checked layer.
-        models.insert(
-            ModelId::new(name).ok()?,
-            model(&mut named_section("models", name, table, found)),
-        );
+        models.insert(ModelId::new(name).ok()?, model(&mut named_section("models", name, table, found)));
     }
     let roles = roles(&mut section(tree, "roles", found));
     let issues = issues(&mut section(tree, "issues", found), home);
@@ -124,58 +104,32 @@ pub(crate) fn decode(tree: &Table, home: Option<&Path>, found: &mut Found) -> Op
 
 /// `None` when some value is.
 fn all<K: Ord, V>(map: BTreeMap<K, Option<V>>) -> Option<BTreeMap<K, V>> {
-    map.into_iter()
-        .map(|(key, value)| Some((key, value?)))
-        .collect()
+    map.into_iter().map(|(key, value)| Some((key, value?))).collect()
 }
 
 /// The section at a path of bare keys.
 fn section<'a>(tree: &'a Table, path: &str, found: &'a mut Found) -> Section<'a> {
-    let at = |tree: &'a Table| {
-        path.split('.')
-            .try_fold(tree, |table, key| table.get(key)?.table())
-    };
+    let at = |tree: &'a Table| path.split('.').try_fold(tree, |table, key| table.get(key)?.table());
     let defaults = at(schema::defaults()).expect("only sections of the default file are asked for");
-    Section {
-        name: path.to_owned(),
-        table: at(tree).unwrap_or(defaults),
-        defaults,
-        found,
-    }
+    Section { name: path.to_owned(), table: at(tree).unwrap_or(defaults), defaults, found }
 }
 
 /// The tables of a section whose keys are names.
 fn named<'a>(tree: &'a Table, section: &str) -> impl Iterator<Item = (&'a str, &'a Table)> {
-    let entries = tree
-        .get(section)
-        .and_then(Node::table)
-        .map_or(&[][..], |table| &table.0);
-    entries
-        .iter()
-        .filter_map(|entry| Some((entry.key.as_str(), entry.node.table()?)))
+    let entries = tree.get(section).and_then(Node::table).map_or(&[][..], |table| &table.0);
+    entries.iter().filter_map(|entry| Some((entry.key.as_str(), entry.node.table()?)))
 }
 
-fn named_section<'a>(
-    section: &str,
-    key: &str,
-    table: &'a Table,
-    found: &'a mut Found,
-) -> Section<'a> {
-    Section {
-        name: format!("{section}.{}", quoted(key)),
-        table,
-        defaults: schema::template(section),
-        found,
-    }
+fn named_section<'a>(section: &str, key: &str, table: &'a Table, found: &'a mut Found) -> Section<'a> {
+    Section { name: format!("{section}.{}", quoted(key)), table, defaults: schema::template(section), found }
 }
 
 fn daemon(s: &mut Section<'_>, home: Option<&Path>) -> Option<Daemon> {
     let state_dir = s.read("state_dir", |node| match node.as_text() {
         // It is replaced where it can be (see `complete`).
-        Some("auto") => Err(
-            "none of STATE_DIRECTORY, XDG_STATE_HOME and HOME is set; say where the state is to be"
-                .into(),
-        ),
+        Some("auto") => {
+            Err("none of STATE_DIRECTORY, XDG_STATE_HOME and HOME is set; say where the state is to be".into())
+        }
         _ => value::path(home)(node),
     });
     let listen = s.read("listen", optional(value::address));
@@ -206,10 +160,7 @@ fn daemon(s: &mut Section<'_>, home: Option<&Path>) -> Option<Daemon> {
 fn backoff(s: &mut Section<'_>) -> Option<Backoff> {
     let initial = s.read("initial", value::duration);
     let max = s.read("max", value::duration);
-    Some(Backoff {
-        initial: initial?,
-        max: max?,
-    })
+    Some(Backoff { initial: initial?, max: max? })
 }
 
 fn failover(s: &mut Section<'_>, backoff: Option<Backoff>) -> Option<Failover> {
@@ -274,9 +225,7 @@ fn session(s: &mut Section<'_>, home: Option<&Path>) -> Option<Session> {
 fn globs(node: &Node) -> Read<Vec<String>> {
     let patterns = value::texts(node)?;
     for (pattern, item) in patterns.iter().zip(items(node)) {
-        let built = globset::GlobBuilder::new(pattern.trim_matches('/'))
-            .literal_separator(true)
-            .build();
+        let built = globset::GlobBuilder::new(pattern.trim_matches('/')).literal_separator(true).build();
         built.map_err(|error| Wrong {
             message: format!("{pattern:?} is no glob: {}", error.kind()),
             at: Some(item.at.clone()),
@@ -332,11 +281,7 @@ fn roles(s: &mut Section<'_>) -> Option<Roles> {
     let planner = s.read("planner", value::models);
     let coder = s.read("coder", value::models);
     let reviewer = s.read("reviewer", value::models);
-    Some(Roles {
-        planner: planner?,
-        coder: coder?,
-        reviewer: reviewer?,
-    })
+    Some(Roles { planner: planner?, coder: coder?, reviewer: reviewer? })
 }
 
 fn issues(s: &mut Section<'_>, home: Option<&Path>) -> Option<Issues> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Variables by name. Their values may be keys, so they do not print.
@@ -19,10 +20,7 @@ impl Environment {
 
     /// The variable's value; `None` when it is not set or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// Whether the variable exists, empty or not.
@@ -32,17 +30,12 @@ impl Environment {
 
     /// Variables that are not empty, by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .filter(|(_, value)| !value.is_empty())
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(_, value)| !value.is_empty())
     }
 
     /// An absolute path from a variable. The XDG base directory specification has relative ones ignored.
     pub(crate) fn folder(&self, name: &str) -> Option<PathBuf> {
-        self.get(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
+        self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
     /// `HOME`.
@@ -53,23 +46,12 @@ impl Environment {
     /// The first folder of `PATH` that holds an executable of this name.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
         let folders = self.get("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin");
-        folders
-            .split(':')
-            .map(|folder| Path::new(folder).join(name))
-            .find(|path| is_executable(path))
+        folders.split(':').map(|folder| Path::new(folder).join(name)).find(|path| is_executable(path))
     }
 }
 
-#[cfg(unix)]
 fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_executable(path: &Path) -> bool {
-    path.is_file()
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 impl FromIterator<(String, String)> for Environment {

@@ -54,10 +54,7 @@ pub(crate) struct Faults(Vec<Fault>);
 
 impl Faults {
     pub(crate) fn add(&mut self, origin: &Origin, message: impl Into<String>) {
-        let fault = Fault {
-            origin: Some(origin.clone()),
-            message: message.into(),
-        };
+        let fault = Fault { origin: Some(origin.clone()), message: message.into() };
         if !self.0.contains(&fault) {
             self.0.push(fault);
         }
@@ -65,10 +62,7 @@ impl Faults {
 
     /// A fault that stands in no particular place.
     pub(crate) fn add_nowhere(&mut self, message: String) {
-        self.0.push(Fault {
-            origin: None,
-            message,
-        });
+        self.0.push(Fault { origin: None, message });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -86,23 +80,12 @@ impl Faults {
 
     /// In the order of the layers; `rank` says which layer an origin belongs to.
     pub(crate) fn sorted(mut self, rank: impl Fn(&Origin) -> usize) -> Vec<Fault> {
-        self.0.sort_by_key(|fault| {
-            fault
-                .origin
-                .as_ref()
-                .map(|origin| (rank(origin), origin.line(), origin.column()))
-        });
+        self.0.sort_by_key(|fault| fault.origin.as_ref().map(|origin| (rank(origin), origin.line(), origin.column())));
         self.0
     }
 
     /// All as an error, when there are any.
     pub(crate) fn into_result(self, rank: impl Fn(&Origin) -> usize) -> Result<(), ConfigErrors> {
-        if self.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigErrors {
-                faults: self.sorted(rank),
-            })
-        }
+        if self.is_empty() { Ok(()) } else { Err(ConfigErrors { faults: self.sorted(rank) }) }
     }
 }

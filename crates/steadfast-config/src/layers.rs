@@ -40,21 +40,12 @@ impl Sources {
     /// The usual places, as this environment names them, and no flags.
     pub fn new(env: Environment) -> Self {
         let system_file = PathBuf::from("/etc/steadfast/config.toml");
-        Self {
-            files: Vec::new(),
-            system_file,
-            env,
-            flags: Vec::new(),
-            preset: None,
-        }
+        Self { files: Vec::new(), system_file, env, flags: Vec::new(), preset: None }
     }
 
     /// `steadfast/config.toml` in the XDG configuration folder; `None` when `HOME` is not set either.
     pub fn user_file(&self) -> Option<PathBuf> {
-        let folder = self
-            .env
-            .folder("XDG_CONFIG_HOME")
-            .or_else(|| Some(self.env.home()?.join(".config")))?;
+        let folder = self.env.folder("XDG_CONFIG_HOME").or_else(|| Some(self.env.home()?.join(".config")))?;
         Some(folder.join("steadfast/config.toml"))
     }
 }
@@ -90,17 +81,10 @@ impl Loaded {
     pub fn may_start(&self, env: &Environment) -> Result<(), ConfigErrors> {
         let session = &self.config.session;
         let mut faults = Faults::default();
-        if !session.checks.is_empty()
-            && session.checks_sandbox == Sandbox::Bwrap
-            && env.program("bwrap").is_none()
-        {
+        if !session.checks.is_empty() && session.checks_sandbox == Sandbox::Bwrap && env.program("bwrap").is_none() {
             let message = "session.checks needs the program \"bwrap\" (bubblewrap), and it is not in PATH; install it, or \
                            write checks_sandbox = \"none\" to let code that a model wrote run as you";
-            faults.add(
-                self.origin(&["session", "checks"])
-                    .unwrap_or(&Origin::Default),
-                message,
-            );
+            faults.add(self.origin(&["session", "checks"]).unwrap_or(&Origin::Default), message);
         }
         faults.into_result(|_| 0)
     }
@@ -144,14 +128,8 @@ impl Config {
             complete(&mut alone, &sources.env);
             let mut own = Found::default();
             decode(&alone, home.as_deref(), &mut own);
-            let first = layer
-                .0
-                .first()
-                .map(|entry| rank(&entry.key_at))
-                .unwrap_or(at);
-            found
-                .faults
-                .extend(own.faults, |origin| rank(origin) == first);
+            let first = layer.0.first().map(|entry| rank(&entry.key_at)).unwrap_or(at);
+            found.faults.extend(own.faults, |origin| rank(origin) == first);
         }
         complete(&mut merged, &sources.env);
         let config = decode(&merged, home.as_deref(), &mut found);
@@ -161,12 +139,7 @@ impl Config {
         found.faults.into_result(&rank)?;
         let config = config.expect("decoding fails only with a fault, and there is none");
         settle(&mut merged, &config);
-        Ok(Loaded {
-            config,
-            files,
-            warnings: warnings.sorted(&rank),
-            tree: merged,
-        })
+        Ok(Loaded { config, files, warnings: warnings.sorted(&rank), tree: merged })
     }
 }
 
@@ -176,47 +149,25 @@ fn settle(tree: &mut Table, config: &Config) {
         let (Some(text), Some((last, tables))) = (text, path.split_last()) else {
             return;
         };
-        let table = tables.iter().fold(&mut *tree, |table, key| {
-            table.table_mut(key, &Origin::Default)
-        });
+        let table = tables.iter().fold(&mut *tree, |table, key| table.table_mut(key, &Origin::Default));
         if let Some(node) = table.get_mut(last) {
             *node = Node::new(&node.at, Value::Text(text.to_owned()));
         }
     };
-    let shown = |path: &Option<PathBuf>| {
-        path.as_ref()
-            .map(|path| path.to_string_lossy().into_owned())
-    };
-    write(
-        &["alerts", "webhook"],
-        config.alerts.webhook.as_ref().map(|_| "(set, not shown)"),
-    );
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    write(&["alerts", "webhook"], config.alerts.webhook.as_ref().map(|_| "(set, not shown)"));
     write(&["daemon", "state_dir"], config.daemon.state_dir.to_str());
-    write(
-        &["session", "prompts_dir"],
-        shown(&config.session.prompts_dir).as_deref(),
-    );
-    write(
-        &["issues", "token_file"],
-        shown(&config.issues.token_file).as_deref(),
-    );
+    write(&["session", "prompts_dir"], shown(&config.session.prompts_dir).as_deref());
+    write(&["issues", "token_file"], shown(&config.issues.token_file).as_deref());
     for (name, provider) in &config.providers {
-        write(
-            &["providers", name, "api_key_file"],
-            shown(&provider.api_key_file).as_deref(),
-        );
+        write(&["providers", name, "api_key_file"], shown(&provider.api_key_file).as_deref());
     }
 }
 
 fn rank_of(origin: &Origin, files: &[PathBuf]) -> usize {
     match origin {
         Origin::Default => 0,
-        Origin::File { path, .. } => {
-            1 + files
-                .iter()
-                .position(|file| **file == **path)
-                .unwrap_or(files.len())
-        }
+        Origin::File { path, .. } => 1 + files.iter().position(|file| **file == **path).unwrap_or(files.len()),
         Origin::Environment { .. } => files.len() + 2,
         Origin::CommandLine => files.len() + 3,
         Origin::Preset { chosen, .. } => rank_of(chosen, files),
@@ -225,30 +176,17 @@ fn rank_of(origin: &Origin, files: &[PathBuf]) -> usize {
 
 /// The files that were read, a table for each, and whether some file could not be read or is no TOML.
 fn read_files(sources: &Sources, faults: &mut Faults) -> (Vec<PathBuf>, Vec<Table>, bool) {
-    let usual = || {
-        [Some(sources.system_file.clone()), sources.user_file()]
-            .into_iter()
-            .flatten()
-            .collect()
-    };
+    let usual = || [Some(sources.system_file.clone()), sources.user_file()].into_iter().flatten().collect();
     let named = !sources.files.is_empty();
-    let paths: Vec<PathBuf> = if named {
-        sources.files.clone()
-    } else {
-        usual()
-    };
+    let paths: Vec<PathBuf> = if named { sources.files.clone() } else { usual() };
     let (mut files, mut layers, mut unreadable) = (Vec::new(), Vec::new(), false);
     for path in paths {
         match read_file(&path) {
             Ok(None) if !named => continue,
-            Ok(None) => faults.add_nowhere(format!(
-                "configuration {} cannot be read: there is no such file",
-                path.display()
-            )),
-            Err(reason) => faults.add_nowhere(format!(
-                "configuration {} cannot be read: {reason}",
-                path.display()
-            )),
+            Ok(None) => {
+                faults.add_nowhere(format!("configuration {} cannot be read: there is no such file", path.display()))
+            }
+            Err(reason) => faults.add_nowhere(format!("configuration {} cannot be read: {reason}", path.display())),
             Ok(Some(text)) => {
                 let table = parse_file(&path, &text, faults);
                 files.push(path);
@@ -280,36 +218,23 @@ fn numbers(preset: Preset) -> [(&'static str, Value); 2] {
         Preset::Aggressive => (2, "30s"),
         Preset::Conservative => (10, "300s"),
     };
-    [
-        ("failure_threshold", Value::Integer(threshold)),
-        ("reset_timeout", Value::Text(reset.to_owned())),
-    ]
+    [("failure_threshold", Value::Integer(threshold)), ("reset_timeout", Value::Text(reset.to_owned()))]
 }
 
 /// Writes a chosen preset's numbers into the layer that chose it, where the layer does not say them itself.
 fn expand_preset(layer: &mut Table) {
-    let Some(Node {
-        value: Value::Table(failover),
-        ..
-    }) = layer.get_mut("failover")
-    else {
+    let Some(Node { value: Value::Table(failover), .. }) = layer.get_mut("failover") else {
         return;
     };
     let Some(node) = failover.get("preset").cloned() else {
         return;
     };
-    let Some((name, preset)) = PRESETS
-        .iter()
-        .find(|(name, _)| node.as_text() == Some(*name))
-    else {
+    let Some((name, preset)) = PRESETS.iter().find(|(name, _)| node.as_text() == Some(*name)) else {
         return;
     };
     for (key, value) in numbers(*preset) {
         if failover.get(key).is_none() {
-            let at = Origin::Preset {
-                name,
-                chosen: Box::new(node.at.clone()),
-            };
+            let at = Origin::Preset { name, chosen: Box::new(node.at.clone()) };
             failover.set(key, &at, Node::new(&at, value));
         }
     }
@@ -318,36 +243,18 @@ fn expand_preset(layer: &mut Table) {
 /// Lays a layer over the merged ones. `preset = "none"` takes back the numbers of an earlier layer's preset.
 fn lay(merged: &mut Table, layer: Table) {
     let table = layer.get("failover").and_then(Node::table);
-    let revoked = table
-        .and_then(|failover| failover.get("preset"))
-        .is_some_and(Node::is_none_word);
-    if let (
-        true,
-        Some(Node {
-            value: Value::Table(failover),
-            ..
-        }),
-        Some(defaults),
-    ) = (
-        revoked,
-        merged.get_mut("failover"),
-        schema::section("failover"),
-    ) {
-        failover
-            .0
-            .retain(|entry| !matches!(entry.node.at, Origin::Preset { .. }));
+    let revoked = table.and_then(|failover| failover.get("preset")).is_some_and(Node::is_none_word);
+    if let (true, Some(Node { value: Value::Table(failover), .. }), Some(defaults)) =
+        (revoked, merged.get_mut("failover"), schema::section("failover"))
+    {
+        failover.0.retain(|entry| !matches!(entry.node.at, Origin::Preset { .. }));
         failover.fill(defaults);
     }
     merged.merge(layer);
 }
 
 /// `STEADFAST_<SECTION>__<KEY>`. Other names that begin with `STEADFAST_` belong to others and are left alone.
-fn from_environment(
-    env: &Environment,
-    merged: &Table,
-    faults: &mut Faults,
-    warnings: &mut Faults,
-) -> Table {
+fn from_environment(env: &Environment, merged: &Table, faults: &mut Faults, warnings: &mut Faults) -> Table {
     let mut layer = Table::default();
     // Sections with fixed keys first: a model may be named by STEADFAST_ROLES__CODER only.
     for named in [false, true] {
@@ -355,14 +262,8 @@ fn from_environment(
             let Some(rest) = name.strip_prefix("STEADFAST_") else {
                 continue;
             };
-            let at = Origin::Environment {
-                name: name.to_owned(),
-            };
-            let path: Vec<String> = rest
-                .to_lowercase()
-                .split("__")
-                .map(ToOwned::to_owned)
-                .collect();
+            let at = Origin::Environment { name: name.to_owned() };
+            let path: Vec<String> = rest.to_lowercase().split("__").map(ToOwned::to_owned).collect();
             let section = path[0].as_str();
             if NAMED.contains(&section) != named {
                 continue;
@@ -375,10 +276,7 @@ fn from_environment(
                 if let Some(near) = nearest(section, schema::sections()) {
                     faults.add(
                         &at,
-                        format!(
-                            "unknown section [{section}]; did you mean STEADFAST_{}__…?",
-                            near.to_uppercase()
-                        ),
+                        format!("unknown section [{section}]; did you mean STEADFAST_{}__…?", near.to_uppercase()),
                     );
                 }
             } else if let Some(path) = resolve(path, merged, &layer, &at, faults) {
@@ -393,9 +291,7 @@ fn from_environment(
 fn single_underscore(rest: &str) -> Option<String> {
     schema::sections().find_map(|section| {
         let key = rest.strip_prefix(section)?.strip_prefix('_')?;
-        schema::section(section)?
-            .get(key)
-            .map(|_| variable(&[section, key]))
+        schema::section(section)?.get(key).map(|_| variable(&[section, key]))
     })
 }
 
@@ -417,17 +313,9 @@ fn resolve(
         .map(|table| table.keys().map(ToOwned::to_owned).collect())
         .unwrap_or_default();
     if section == "models" {
-        names.extend(
-            named_in_roles(merged)
-                .into_iter()
-                .chain(named_in_roles(layer))
-                .map(|(name, _)| name),
-        );
+        names.extend(named_in_roles(merged).into_iter().chain(named_in_roles(layer)).map(|(name, _)| name));
     }
-    let fold = |name: &str| {
-        name.to_lowercase()
-            .replace(|c: char| !c.is_ascii_alphanumeric(), "_")
-    };
+    let fold = |name: &str| name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     match names.iter().find(|name| fold(name) == fold(&path[1])) {
         Some(name) => path[1].clone_from(name),
         // A provider can be made up of variables alone; a model's name cannot be spelt by one.
@@ -436,10 +324,7 @@ fn resolve(
             let meant = path[1].to_uppercase();
             faults.add(
                 at,
-                format!(
-                    "no configured model is meant by {meant:?}{}",
-                    hint(&meant, folded.iter().map(String::as_str))
-                ),
+                format!("no configured model is meant by {meant:?}{}", hint(&meant, folded.iter().map(String::as_str))),
             );
             return None;
         }
@@ -451,17 +336,11 @@ fn resolve(
 /// The flags, and `--preset` as one of them.
 fn from_flags(sources: &Sources, faults: &mut Faults) -> Table {
     let mut layer = Table::default();
-    let preset = sources
-        .preset
-        .iter()
-        .map(|preset| ("failover.preset".to_owned(), preset.clone()));
+    let preset = sources.preset.iter().map(|preset| ("failover.preset".to_owned(), preset.clone()));
     for (key, value) in preset.chain(sources.flags.iter().cloned()) {
         match parse_key(&key) {
             Some(path) => insert(&mut layer, &path, &Origin::CommandLine, &value),
-            None => faults.add(
-                &Origin::CommandLine,
-                format!("{key:?} is no key; write section.key"),
-            ),
+            None => faults.add(&Origin::CommandLine, format!("{key:?} is no key; write section.key")),
         }
     }
     layer
@@ -471,8 +350,6 @@ fn insert(layer: &mut Table, path: &[String], at: &Origin, value: &str) {
     let Some((last, tables)) = path.split_last() else {
         return;
     };
-    let table = tables
-        .iter()
-        .fold(layer, |table, key| table.table_mut(key, at));
+    let table = tables.iter().fold(layer, |table, key| table.table_mut(key, at));
     table.set(last, at, parse_loose(value, at));
 }

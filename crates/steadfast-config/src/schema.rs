@@ -55,10 +55,7 @@ pub(crate) fn sections() -> impl Iterator<Item = &'static str> + Clone {
 
 /// The keys of a section that is not [`NAMED`].
 pub(crate) fn section(name: &str) -> Option<&'static Table> {
-    defaults()
-        .get(name)
-        .filter(|_| !NAMED.contains(&name))
-        .and_then(Node::table)
+    defaults().get(name).filter(|_| !NAMED.contains(&name)).and_then(Node::table)
 }
 
 /// The sections that have a key of this name.
@@ -68,14 +65,8 @@ pub(crate) fn sections_with(key: &str) -> impl Iterator<Item = &'static str> {
 
 /// The variable that sets a key.
 pub(crate) fn variable(path: &[&str]) -> String {
-    let fold = |part: &&str| {
-        part.to_uppercase()
-            .replace(|c: char| !c.is_ascii_alphanumeric(), "_")
-    };
-    format!(
-        "STEADFAST_{}",
-        path.iter().map(fold).collect::<Vec<_>>().join("__")
-    )
+    let fold = |part: &&str| part.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    format!("STEADFAST_{}", path.iter().map(fold).collect::<Vec<_>>().join("__"))
 }
 
 /// The key as the place calls it: a variable's name for the environment, the key itself elsewhere.
@@ -93,11 +84,8 @@ mod tests {
     #[test]
     fn the_first_built_in_provider_and_model_show_every_key_there_is() {
         for (section, name) in [("providers", "opencode"), ("models", "opencode/gpt-5-nano")] {
-            let shown = defaults()
-                .get(section)
-                .and_then(Node::table)
-                .and_then(|all| all.get(name))
-                .and_then(Node::table);
+            let shown =
+                defaults().get(section).and_then(Node::table).and_then(|all| all.get(name)).and_then(Node::table);
             let shown: Vec<&str> = shown.expect(name).keys().collect();
             assert_eq!(shown, template(section).keys().collect::<Vec<_>>());
         }
@@ -105,13 +93,7 @@ mod tests {
 
     #[test]
     fn a_variable_is_named_for_its_section_and_key() {
-        assert_eq!(
-            variable(&["daemon", "max_sessions"]),
-            "STEADFAST_DAEMON__MAX_SESSIONS"
-        );
-        assert_eq!(
-            variable(&["models", "a/b-1", "timeout"]),
-            "STEADFAST_MODELS__A_B_1__TIMEOUT"
-        );
+        assert_eq!(variable(&["daemon", "max_sessions"]), "STEADFAST_DAEMON__MAX_SESSIONS");
+        assert_eq!(variable(&["models", "a/b-1", "timeout"]), "STEADFAST_MODELS__A_B_1__TIMEOUT");
     }
 }

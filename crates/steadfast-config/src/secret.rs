@@ -28,12 +28,7 @@ impl Provider {
     /// # Errors
     /// [`KeyMissing`] when a key is configured and there is none in any of these places, or what is there is no key.
     pub fn key(&self, name: &str, env: &Environment) -> Result<Option<SecretString>, KeyMissing> {
-        find(
-            self.api_key_env.as_deref(),
-            self.api_key_file.as_deref(),
-            name,
-            env,
-        )
+        find(self.api_key_env.as_deref(), self.api_key_file.as_deref(), name, env)
     }
 }
 
@@ -43,12 +38,7 @@ impl Issues {
     /// # Errors
     /// As [`Provider::key`].
     pub fn token(&self, env: &Environment) -> Result<Option<SecretString>, KeyMissing> {
-        find(
-            self.token_env.as_deref(),
-            self.token_file.as_deref(),
-            "issues-token",
-            env,
-        )
+        find(self.token_env.as_deref(), self.token_file.as_deref(), "issues-token", env)
     }
 }
 
@@ -73,13 +63,9 @@ fn find(
     };
     let path = folder.join(credential);
     if !path.exists() {
-        return Err(KeyMissing {
-            reason: format!("{reason}, and there is no credential {credential:?}"),
-        });
+        return Err(KeyMissing { reason: format!("{reason}, and there is no credential {credential:?}") });
     }
-    from_file(&path).map(Some).map_err(|other| KeyMissing {
-        reason: format!("{reason}; {other}"),
-    })
+    from_file(&path).map(Some).map_err(|other| KeyMissing { reason: format!("{reason}; {other}") })
 }
 
 fn from_variable(name: &str, env: &Environment) -> Result<SecretString, String> {
@@ -95,13 +81,8 @@ fn from_file(path: &Path) -> Result<SecretString, String> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text));
     match read {
-        Err(error) => Err(format!(
-            "key file {shown} cannot be read: {}",
-            io_reason(&error)
-        )),
-        Ok(length) if length as u64 > LONGEST => {
-            Err(format!("key file {shown} is larger than 64 KiB"))
-        }
+        Err(error) => Err(format!("key file {shown} cannot be read: {}", io_reason(&error))),
+        Ok(length) if length as u64 > LONGEST => Err(format!("key file {shown} is larger than 64 KiB")),
         Ok(_) => key(&text).map_err(|fault| format!("key file {shown} {fault}")),
     }
 }

@@ -6,24 +6,15 @@ use crate::tree::{Node, Table, Value};
 /// Everything in the order of the default file. Reads back to the same configuration, but for the webhook, which is hidden
 /// in the tree already.
 pub(crate) fn show(tree: &Table) -> String {
-    let mut lines =
-        vec!["# The configuration that holds. Behind each value: where it comes from.".to_owned()];
+    let mut lines = vec!["# The configuration that holds. Behind each value: where it comes from.".to_owned()];
     for section in &tree.0 {
         let Some(table) = section.node.table() else {
             continue;
         };
         if crate::schema::NAMED.contains(&section.key.as_str()) {
             for entry in &table.0 {
-                let keys = entry
-                    .node
-                    .table()
-                    .map(|table| rows(table, ""))
-                    .unwrap_or_default();
-                block(
-                    &mut lines,
-                    &format!("{}.{}", section.key, quoted(&entry.key)),
-                    keys,
-                );
+                let keys = entry.node.table().map(|table| rows(table, "")).unwrap_or_default();
+                block(&mut lines, &format!("{}.{}", section.key, quoted(&entry.key)), keys);
             }
         } else {
             block(&mut lines, &section.key, rows(table, ""));
@@ -41,16 +32,8 @@ struct Row {
 fn block(lines: &mut Vec<String>, header: &str, rows: Vec<Row>) {
     lines.extend([String::new(), format!("[{header}]")]);
     // Aligned, but one long list does not push every comment to the right.
-    let width = rows
-        .iter()
-        .map(|row| row.text.chars().count())
-        .filter(|width| *width <= 60)
-        .max()
-        .unwrap_or(0);
-    lines.extend(
-        rows.into_iter()
-            .map(|row| format!("{:width$}  # {}", row.text, row.origin)),
-    );
+    let width = rows.iter().map(|row| row.text.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
+    lines.extend(rows.into_iter().map(|row| format!("{:width$}  # {}", row.text, row.origin)));
 }
 
 fn rows(table: &Table, prefix: &str) -> Vec<Row> {
@@ -62,10 +45,7 @@ fn rows(table: &Table, prefix: &str) -> Vec<Row> {
             Value::Table(inner) => rows.extend(self::rows(inner, &format!("{key}."))),
             _ => {
                 let value = text(&entry.node);
-                rows.push(Row {
-                    text: format!("{key} = {value}"),
-                    origin: entry.node.at.to_string(),
-                });
+                rows.push(Row { text: format!("{key} = {value}"), origin: entry.node.at.to_string() });
             }
         }
     }
@@ -81,16 +61,10 @@ fn text(node: &Node) -> String {
         Value::Float(number) => toml::Value::Float(*number).to_string(),
         Value::Bool(truth) => truth.to_string(),
         Value::Datetime => toml::Value::String(node.raw.clone().unwrap_or_default()).to_string(),
-        Value::Array(items) => format!(
-            "[{}]",
-            items.iter().map(text).collect::<Vec<_>>().join(", ")
-        ),
+        Value::Array(items) => format!("[{}]", items.iter().map(text).collect::<Vec<_>>().join(", ")),
         Value::Table(table) => {
-            let parts: Vec<String> = table
-                .0
-                .iter()
-                .map(|entry| format!("{} = {}", quoted(&entry.key), text(&entry.node)))
-                .collect();
+            let parts: Vec<String> =
+                table.0.iter().map(|entry| format!("{} = {}", quoted(&entry.key), text(&entry.node))).collect();
             format!("{{ {} }}", parts.join(", "))
         }
     }

@@ -27,11 +27,7 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         let mut sources = Sources::new(Environment::default());
         sources.system_file = folder.path().join("etc.toml");
-        Self {
-            folder,
-            sources,
-            env: vec![("HOME".to_owned(), "/home/u".to_owned())],
-        }
+        Self { folder, sources, env: vec![("HOME".to_owned(), "/home/u".to_owned())] }
     }
 
     /// A file of `--config` with this text.
@@ -78,10 +74,7 @@ impl Setup {
     }
 
     pub(crate) fn load(&self) -> Result<Loaded, crate::ConfigErrors> {
-        Config::load(&Sources {
-            env: self.environment(),
-            ..self.sources.clone()
-        })
+        Config::load(&Sources { env: self.environment(), ..self.sources.clone() })
     }
 
     /// Loads what must be right.
@@ -91,21 +84,13 @@ impl Setup {
 
     /// The faults of what must be wrong, one a line, without the temporary folder's name.
     pub(crate) fn said(&self) -> String {
-        let errors = self
-            .load()
-            .map(|loaded| loaded.config)
-            .expect_err("it is wrong");
+        let errors = self.load().map(|loaded| loaded.config).expect_err("it is wrong");
         self.plain(&errors.to_string())
     }
 
     /// The warnings of what must be right, likewise.
     pub(crate) fn warned(&self) -> String {
-        let warnings: Vec<String> = self
-            .good()
-            .warnings
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let warnings: Vec<String> = self.good().warnings.iter().map(ToString::to_string).collect();
         self.plain(&warnings.join("\n"))
     }
 

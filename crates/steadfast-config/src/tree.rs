@@ -62,9 +62,7 @@ impl Origin {
     pub(crate) fn folder(&self) -> PathBuf {
         match self {
             Self::File { path, .. } => path.parent().map(Path::to_path_buf).unwrap_or_default(),
-            Self::Default | Self::Environment { .. } | Self::CommandLine | Self::Preset { .. } => {
-                PathBuf::new()
-            }
+            Self::Default | Self::Environment { .. } | Self::CommandLine | Self::Preset { .. } => PathBuf::new(),
         }
     }
 }
@@ -103,11 +101,7 @@ pub(crate) enum Value {
 
 impl Node {
     pub(crate) fn new(at: &Origin, value: Value) -> Self {
-        Self {
-            at: at.clone(),
-            value,
-            raw: None,
-        }
+        Self { at: at.clone(), value, raw: None }
     }
 
     pub(crate) fn table(&self) -> Option<&Table> {
@@ -180,10 +174,7 @@ impl Table {
     }
 
     pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
-        self.0
-            .iter_mut()
-            .find(|entry| entry.key == key)
-            .map(|entry| &mut entry.node)
+        self.0.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
     }
 
     /// The table under a key; an empty one is made where there is none, and a value that is no table goes.
@@ -206,11 +197,7 @@ impl Table {
     }
 
     pub(crate) fn set(&mut self, key: &str, at: &Origin, node: Node) {
-        let entry = Entry {
-            key: key.to_owned(),
-            key_at: at.clone(),
-            node,
-        };
+        let entry = Entry { key: key.to_owned(), key_at: at.clone(), node };
         match self.0.iter_mut().find(|old| old.key == key) {
             Some(old) => *old = entry,
             None => self.0.push(entry),
@@ -226,38 +213,29 @@ impl Table {
         let (first, rest) = path.split_first()?;
         let entry = self.entry(first)?;
         let deeper = entry.node.table().and_then(|table| table.origin(rest));
-        Some(deeper.unwrap_or(if entry.node.table().is_some() {
-            &entry.key_at
-        } else {
-            &entry.node.at
-        }))
+        Some(deeper.unwrap_or(if entry.node.table().is_some() { &entry.key_at } else { &entry.node.at }))
     }
 
     /// Lays another table over this one: tables merge by key, everything else replaces.
     pub(crate) fn merge(&mut self, over: Table) {
         for [one, other] in ALTERNATIVES {
             for (set, dropped) in [(one, other), (other, one)] {
-                if over.get(set).is_some_and(|node| !node.is_none_word())
-                    && over.get(dropped).is_none()
-                {
+                if over.get(set).is_some_and(|node| !node.is_none_word()) && over.get(dropped).is_none() {
                     self.0.retain(|entry| entry.key != dropped);
                 }
             }
         }
         for entry in over.0 {
-            match (
-                self.get_mut(&entry.key).map(|node| &mut node.value),
-                entry.node.value,
-            ) {
-                (Some(Value::Table(old)), Value::Table(new)) => old.merge(new),
-                (_, value) => self.set(
-                    &entry.key,
-                    &entry.key_at,
-                    Node {
-                        value,
-                        ..entry.node
-                    },
-                ),
+            let old = self.0.iter_mut().find(|old| old.key == entry.key);
+            match (old, entry.node.value) {
+                (Some(Entry { key_at, node: Node { value: Value::Table(old), .. }, .. }), Value::Table(new)) => {
+                    // What is said of the table as a whole must point at a line that somebody can change.
+                    if *key_at == Origin::Default {
+                        *key_at = entry.key_at;
+                    }
+                    old.merge(new);
+                }
+                (_, value) => self.set(&entry.key, &entry.key_at, Node { value, ..entry.node }),
             }
         }
     }
@@ -267,8 +245,7 @@ impl Table {
         let mut own = std::mem::take(&mut self.0);
         for entry in &defaults.0 {
             let place = own.iter().position(|own| own.key == entry.key);
-            self.0
-                .push(place.map_or_else(|| entry.clone(), |place| own.remove(place)));
+            self.0.push(place.map_or_else(|| entry.clone(), |place| own.remove(place)));
         }
         self.0.append(&mut own);
     }
@@ -289,49 +266,30 @@ impl Lines<'_> {
         let before = &self.text[..offset];
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = before.matches('\n').count() + 1;
-        Origin::File {
-            path: Arc::clone(&self.path),
-            line,
-            column: before[start..].chars().count() + 1,
-        }
+        Origin::File { path: Arc::clone(&self.path), line, column: before[start..].chars().count() + 1 }
     }
 }
 
 /// Reads a file's text. Faults of its syntax are collected, and then there is no table.
 pub(crate) fn parse_file(path: &Path, text: &str, faults: &mut Faults) -> Option<Table> {
-    let lines = Lines {
-        text,
-        path: Arc::from(path),
-    };
+    let lines = Lines { text, path: Arc::from(path) };
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         return Some(table_of(table.into_inner(), &|offset| lines.at(offset)));
     }
-    let mut last_line = 0;
-    for error in errors {
-        let at = lines.at(error.span().map_or(0, |span| span.start));
-        // What is wrong after the first mistake of a line mostly follows from it.
-        if std::mem::replace(&mut last_line, at.line()) == at.line() {
-            continue;
-        }
-        let written = text
-            .lines()
-            .nth(at.line() - 1)
-            .unwrap_or_default()
-            .trim_start();
+    let mut places: Vec<(Origin, String)> = errors
+        .iter()
+        .map(|error| (lines.at(error.span().map_or(0, |span| span.start)), error.message().trim_end().to_owned()))
+        .collect();
+    places.sort_by_key(|(at, _)| (at.line(), at.column()));
+    // What is wrong after the first mistake of a line mostly follows from it.
+    places.dedup_by_key(|(at, _)| at.line());
+    for (at, message) in places {
+        let written = text.lines().nth(at.line() - 1).unwrap_or_default().trim_start();
         // The one mistake of syntax that everybody makes here.
-        let slash = written.starts_with("[models.")
-            && written.contains('/')
-            && !written.contains(['"', '\'']);
-        let hint = if slash {
-            "; quote a model's name: [models.\"provider/name\"]"
-        } else {
-            ""
-        };
-        faults.add(
-            &at,
-            format!("this is no TOML: {}{hint}", error.message().trim_end()),
-        );
+        let slash = written.starts_with("[models.") && written.contains('/') && !written.contains(['"', '\'']);
+        let hint = if slash { "; quote a model's name: [models.\"provider/name\"]" } else { "" };
+        faults.add(&at, format!("this is no TOML: {message}{hint}"));
     }
     None
 }
@@ -348,20 +306,13 @@ pub(crate) fn parse_loose(text: &str, at: &Origin) -> Node {
         Ok(value) => value_of(value.into_inner(), &|_| at.clone()),
         Err(_) => Value::Text(text.to_owned()),
     };
-    Node {
-        at: at.clone(),
-        value,
-        raw: Some(text.to_owned()),
-    }
+    Node { at: at.clone(), value, raw: Some(text.to_owned()) }
 }
 
 /// The parts of a dotted key such as `models."a/b".timeout`; `None` when it is none.
 pub(crate) fn parse_key(key: &str) -> Option<Vec<String>> {
     let line = format!("{key} = 0");
-    let mut table = DeTable::parse(&line)
-        .ok()
-        .filter(|_| !key.contains(['\n', '=', '#']))?
-        .into_inner();
+    let mut table = DeTable::parse(&line).ok().filter(|_| !key.contains(['\n', '=', '#']))?.into_inner();
     let mut parts = Vec::new();
     loop {
         let (key, node) = table.into_iter().next()?;
@@ -379,14 +330,7 @@ fn table_of(table: DeTable<'_>, at: &dyn Fn(usize) -> Origin) -> Table {
         .map(|(key, node)| {
             let (place, key_at) = (key.span().start, at(key.span().start));
             let node = node_of(node, at);
-            (
-                place,
-                Entry {
-                    key: key.into_inner().into_owned(),
-                    key_at,
-                    node,
-                },
-            )
+            (place, Entry { key: key.into_inner().into_owned(), key_at, node })
         })
         .collect();
     entries.sort_by_key(|(place, _)| *place);
@@ -395,11 +339,7 @@ fn table_of(table: DeTable<'_>, at: &dyn Fn(usize) -> Origin) -> Table {
 
 fn node_of(node: Spanned<DeValue<'_>>, at: &dyn Fn(usize) -> Origin) -> Node {
     let origin = at(node.span().start);
-    Node {
-        at: origin,
-        value: value_of(node.into_inner(), at),
-        raw: None,
-    }
+    Node { at: origin, value: value_of(node.into_inner(), at), raw: None }
 }
 
 fn value_of(value: DeValue<'_>, at: &dyn Fn(usize) -> Origin) -> Value {
@@ -413,9 +353,7 @@ fn value_of(value: DeValue<'_>, at: &dyn Fn(usize) -> Origin) -> Value {
         DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(truth) => Value::Bool(truth),
         DeValue::Datetime(_) => Value::Datetime,
-        DeValue::Array(items) => {
-            Value::Array(items.into_iter().map(|item| node_of(item, at)).collect())
-        }
+        DeValue::Array(items) => Value::Array(items.into_iter().map(|item| node_of(item, at)).collect()),
         DeValue::Table(table) => Value::Table(table_of(table, at)),
     }
 }

@@ -104,21 +104,12 @@ impl Measure {
     fn factor(&self, unit: &str) -> Option<u128> {
         let unit = unit.to_lowercase();
         // Plural of the words, not of the symbols: "2 days", but not "2 mins s".
-        let singular = unit
-            .strip_suffix('s')
-            .filter(|word| word.len() > 2)
-            .unwrap_or(&unit);
-        self.units
-            .iter()
-            .find(|(name, _)| *name == unit || *name == singular)
-            .map(|(_, factor)| *factor)
+        let singular = unit.strip_suffix('s').filter(|word| word.len() > 2).unwrap_or(&unit);
+        self.units.iter().find(|(name, _)| *name == unit || *name == singular).map(|(_, factor)| *factor)
     }
 
     fn shape(&self, text: &str) -> UnitError {
-        UnitError::Shape {
-            text: text.to_owned(),
-            example: self.example,
-        }
+        UnitError::Shape { text: text.to_owned(), example: self.example }
     }
 
     /// Sum of `number unit` parts, in the measure's smallest unit. `None`: it does not even fit into 128 bits.
@@ -129,19 +120,14 @@ impl Measure {
             return Err(self.shape(text));
         }
         while !rest.is_empty() {
-            let end = rest
-                .find(|c: char| !c.is_ascii_digit() && c != '.')
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
             let (number, after) = rest.split_at(end);
             let after = after.trim_start();
-            let end = after
-                .find(|c: char| !c.is_alphabetic())
-                .unwrap_or(after.len());
+            let end = after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len());
             let (unit, after) = after.split_at(end);
             rest = after.trim_start();
             let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
-            let plain =
-                |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            let plain = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
             if !plain(whole) || !plain(decimals) || decimals.len() > 9 {
                 return Err(self.shape(text));
             }
@@ -149,10 +135,7 @@ impl Measure {
                 let number_alone = number.len() == text.trim().len();
                 let text = text.to_owned();
                 return Err(if number_alone {
-                    UnitError::NoUnit {
-                        text,
-                        units: self.proposed,
-                    }
+                    UnitError::NoUnit { text, units: self.proposed }
                 } else {
                     self.shape(&text)
                 });
@@ -162,17 +145,11 @@ impl Measure {
                 unit: unit.to_owned(),
                 known: self.known,
             })?;
-            let whole = whole
-                .parse::<u128>()
-                .ok()
-                .and_then(|whole| whole.checked_mul(factor));
+            let whole = whole.parse::<u128>().ok().and_then(|whole| whole.checked_mul(factor));
             // At most nine digits times at most 2^50: far from the end of 128 bits.
-            let part = decimals.parse::<u128>().map_or(0, |digits| {
-                digits * factor / 10_u128.pow(decimals.len() as u32)
-            });
-            sum = sum
-                .zip(whole)
-                .and_then(|(sum, whole)| sum.checked_add(whole)?.checked_add(part));
+            let part =
+                decimals.parse::<u128>().map_or(0, |digits| digits * factor / 10_u128.pow(decimals.len() as u32));
+            sum = sum.zip(whole).and_then(|(sum, whole)| sum.checked_add(whole)?.checked_add(part));
         }
         Ok(sum)
     }
@@ -185,10 +162,7 @@ impl Measure {
 /// [`UnitError`]; a number without a unit is one, and so is more than 100 years.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let nanos = TIME.sum(text)?.filter(|nanos| *nanos <= LONGEST.as_nanos());
-    let nanos = nanos.ok_or_else(|| UnitError::TooLarge {
-        text: text.to_owned(),
-        limit: "100 years",
-    })?;
+    let nanos = nanos.ok_or_else(|| UnitError::TooLarge { text: text.to_owned(), limit: "100 years" })?;
     Ok(Duration::new((nanos / S) as u64, (nanos % S) as u32))
 }
 
@@ -198,10 +172,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 /// [`UnitError`]; a number without a unit is one, and so is more than 2⁶³ − 1 bytes.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let bytes = SIZE.sum(text)?.filter(|bytes| *bytes <= i64::MAX as u128);
-    let bytes = bytes.ok_or_else(|| UnitError::TooLarge {
-        text: text.to_owned(),
-        limit: "8 EiB",
-    })?;
+    let bytes = bytes.ok_or_else(|| UnitError::TooLarge { text: text.to_owned(), limit: "8 EiB" })?;
     Ok(bytes as u64)
 }
 
@@ -209,23 +180,13 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 pub fn show_duration(duration: Duration) -> String {
     let mut left = duration.as_millis();
     let mut parts = Vec::new();
-    for (unit, millis) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("min", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ] {
+    for (unit, millis) in [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)] {
         if left >= millis {
             parts.push(format!("{}{unit}", left / millis));
             left %= millis;
         }
     }
-    if parts.is_empty() {
-        "0s".to_owned()
-    } else {
-        parts.join(" ")
-    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 /// Writes a size so that [`parse_size`] reads it back: in the largest binary unit that divides it.
@@ -258,23 +219,15 @@ mod tests {
             ("1 Hour", 3_600_000),
             ("3 secs", 3_000),
         ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
     }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, bytes) in [
-            ("512 MiB", 512 << 20),
-            ("1GB", 1_000_000_000),
-            ("1.5 GiB", 3 << 29),
-            ("0 B", 0),
-            ("7 bytes", 7),
-        ] {
+        for (text, bytes) in
+            [("512 MiB", 512 << 20), ("1GB", 1_000_000_000), ("1.5 GiB", 3 << 29), ("0 B", 0), ("7 bytes", 7)]
+        {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
     }
@@ -282,19 +235,10 @@ mod tests {
     #[test]
     fn what_is_no_duration_is_told_why() {
         let said = |text: &str| parse_duration(text).map_err(|error| error.to_string());
-        let all: Vec<String> = [
-            "90",
-            "90 x",
-            "",
-            "s",
-            "-1s",
-            "1s 5",
-            "1..5s",
-            "99999999 weeks",
-        ]
-        .into_iter()
-        .map(|text| said(text).expect_err(text))
-        .collect();
+        let all: Vec<String> = ["90", "90 x", "", "s", "-1s", "1s 5", "1..5s", "99999999 weeks"]
+            .into_iter()
+            .map(|text| said(text).expect_err(text))
+            .collect();
         assert_eq!(
             all,
             [
@@ -313,18 +257,9 @@ mod tests {
     #[test]
     fn what_is_no_size_is_told_why() {
         let said = |text: &str| parse_size(text).expect_err(text).to_string();
-        assert_eq!(
-            said("512"),
-            r#""512" has no unit; write "512 MiB" or "512 GB""#
-        );
-        assert_eq!(
-            said("5 M"),
-            r#""M" in "5 M" is no unit; use B, kB, KiB, MB, MiB, GB, GiB, TB or TiB"#
-        );
-        assert_eq!(
-            said("99999999999 TB"),
-            r#""99999999999 TB" is more than 8 EiB"#
-        );
+        assert_eq!(said("512"), r#""512" has no unit; write "512 MiB" or "512 GB""#);
+        assert_eq!(said("5 M"), r#""M" in "5 M" is no unit; use B, kB, KiB, MB, MiB, GB, GiB, TB or TiB"#);
+        assert_eq!(said("99999999999 TB"), r#""99999999999 TB" is more than 8 EiB"#);
     }
 
     #[test]

@@ -49,15 +49,8 @@ impl From<NameError> for Wrong {
 impl Wrong {
     /// The same, of a part of the value.
     fn in_part(self, name: &str, node: &Node) -> Self {
-        let message = if name.is_empty() {
-            self.message
-        } else {
-            format!("{name}: {}", self.message)
-        };
-        Self {
-            message,
-            at: self.at.or_else(|| Some(node.at.clone())),
-        }
+        let message = if name.is_empty() { self.message } else { format!("{name}: {}", self.message) };
+        Self { message, at: self.at.or_else(|| Some(node.at.clone())) }
     }
 }
 
@@ -70,11 +63,7 @@ fn expected<T>(what: &str, node: &Node) -> Read<T> {
 /// `"none"` or what `parse` reads.
 pub(crate) fn optional<T>(parse: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
     move |node| {
-        if node.is_none_word() {
-            Ok(None)
-        } else {
-            parse(node).map(Some)
-        }
+        if node.is_none_word() { Ok(None) } else { parse(node).map(Some) }
     }
 }
 
@@ -89,9 +78,7 @@ pub(crate) fn boolean(node: &Node) -> Read<bool> {
 fn whole(node: &Node, least: u64, most: u64) -> Read<u64> {
     match node.value {
         Value::Integer(number) => match u64::try_from(number) {
-            Ok(number) if number > most => {
-                Err(format!("must be at most {most}, found {number}").into())
-            }
+            Ok(number) if number > most => Err(format!("must be at most {most}, found {number}").into()),
             Ok(number) if number >= least => Ok(number),
             _ => Err(format!("must be at least {least}, found {number}").into()),
         },
@@ -124,11 +111,7 @@ pub(crate) fn fraction(node: &Node) -> Read<f64> {
         Value::Integer(number) => number as f64,
         _ => f64::NAN,
     };
-    if (0.0..=1.0).contains(&number) {
-        Ok(number)
-    } else {
-        expected("a number from 0 to 1", node)
-    }
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { expected("a number from 0 to 1", node) }
 }
 
 pub(crate) fn duration(node: &Node) -> Read<Duration> {
@@ -165,27 +148,18 @@ pub(crate) fn memory_limit(node: &Node) -> Read<MemoryLimit> {
     if let Value::Text(text) = &node.value
         && let Some(number) = text.trim().strip_suffix('%')
     {
-        let percent = number
-            .trim_end()
-            .parse::<u8>()
-            .ok()
-            .filter(|percent| (1..=100).contains(percent));
+        let percent = number.trim_end().parse::<u8>().ok().filter(|percent| (1..=100).contains(percent));
         return percent.map_or_else(
             || expected("a percentage from \"1%\" to \"100%\"", node),
             |percent| Ok(MemoryLimit::Percent(percent)),
         );
     }
     match node.value {
-        Value::Text(_) => NonZeroU64::new(bytes(node)?)
-            .map(MemoryLimit::Bytes)
-            .ok_or_else(|| "must be more than zero".into()),
-        Value::Integer(number) => {
-            Err(format!("{number} has no unit; write \"{number}%\" or \"{number} MiB\"").into())
+        Value::Text(_) => {
+            NonZeroU64::new(bytes(node)?).map(MemoryLimit::Bytes).ok_or_else(|| "must be more than zero".into())
         }
-        _ => expected(
-            "a percentage such as \"95%\" or a size such as \"2 GiB\"",
-            node,
-        ),
+        Value::Integer(number) => Err(format!("{number} has no unit; write \"{number}%\" or \"{number} MiB\"").into()),
+        _ => expected("a percentage such as \"95%\" or a size such as \"2 GiB\"", node),
     }
 }
 
@@ -201,10 +175,9 @@ pub(crate) fn text(node: &Node) -> Read<String> {
 /// A list of texts that are not blank. From the environment or a flag also one bare text: a list of one.
 pub(crate) fn texts(node: &Node) -> Read<Vec<String>> {
     match (&node.value, &node.raw) {
-        (Value::Array(items), _) => items
-            .iter()
-            .map(|item| text(item).map_err(|wrong| wrong.in_part("", item)))
-            .collect(),
+        (Value::Array(items), _) => {
+            items.iter().map(|item| text(item).map_err(|wrong| wrong.in_part("", item))).collect()
+        }
         (Value::Text(_), Some(_)) => text(node).map(|only| vec![only]),
         _ => expected("a list of texts", node),
     }
@@ -216,9 +189,7 @@ pub(crate) fn path(home: Option<&Path>) -> impl Fn(&Node) -> Read<PathBuf> {
         let text = text(node)?;
         match (text.strip_prefix("~/"), home) {
             (Some(rest), Some(home)) => Ok(home.join(rest)),
-            (Some(_), None) => {
-                Err(format!("{text:?} counts from the home folder, but HOME is not set").into())
-            }
+            (Some(_), None) => Err(format!("{text:?} counts from the home folder, but HOME is not set").into()),
             (None, _) => Ok(node.at.folder().join(text)),
         }
     }
@@ -231,38 +202,37 @@ pub(crate) fn variable_name(node: &Node) -> Read<String> {
     if begins && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         Ok(text)
     } else {
-        Err(
-            "expected the name of an environment variable, such as \"MY_KEY\", not the key itself"
-                .into(),
-        )
+        Err("expected the name of an environment variable, such as \"MY_KEY\", not the key itself".into())
     }
 }
 
 /// An address that HTTP reaches. The text is not quoted: it may hold a password.
 pub(crate) fn http_url(node: &Node) -> Read<String> {
     let text = text(node)?;
-    let rest = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"));
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     let clean = !text.chars().any(|c| c.is_whitespace() || c.is_control());
     match authority {
-        Some(host) if host.contains('@') => Err(
-            "must not hold a user or password; a key is set by api_key_env or api_key_file".into(),
-        ),
-        Some(host) if clean && !host.is_empty() && !host.starts_with(':') => Ok(text),
-        _ => {
-            Err("expected an address that begins with http:// or https:// and names a host".into())
+        Some(host) if host.contains('@') => {
+            Err("must not hold a user or password; a key is set by api_key_env or api_key_file".into())
         }
+        Some(host) if clean && names_a_host(host) => Ok(text),
+        _ => Err("expected an address that begins with http:// or https:// and names a host".into()),
     }
+}
+
+/// Whether a host stands there, and a port is one. An IPv6 address is written in brackets.
+fn names_a_host(authority: &str) -> bool {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':').or(port.is_empty().then_some("1"))),
+        None => authority.split_once(':').map_or((authority, Some("1")), |(host, port)| (host, Some(port))),
+    };
+    !host.is_empty() && port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 pub(crate) fn address(node: &Node) -> Read<SocketAddr> {
     let parsed = node.as_text().and_then(|text| text.parse().ok());
-    parsed.map_or_else(
-        || expected("an IP address and a port such as \"127.0.0.1:7070\"", node),
-        Ok,
-    )
+    parsed.map_or_else(|| expected("an IP address and a port such as \"127.0.0.1:7070\"", node), Ok)
 }
 
 /// `owner/name`.
@@ -270,9 +240,7 @@ pub(crate) fn repository(node: &Node) -> Read<String> {
     let text = text(node)?;
     let plain = |part: &str| {
         !part.is_empty()
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
             && part != ".."
     };
     match text.split_once('/') {
@@ -284,16 +252,12 @@ pub(crate) fn repository(node: &Node) -> Read<String> {
 /// One of the words, with what it stands for.
 pub(crate) fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Node) -> Read<T> {
     move |node| {
-        let found = node
-            .as_text()
-            .and_then(|text| words.iter().find(|(word, _)| *word == text));
+        let found = node.as_text().and_then(|text| words.iter().find(|(word, _)| *word == text));
         match (found, node.as_text()) {
             (Some((_, meaning)), _) => Ok(*meaning),
-            (None, Some(text)) => Err(format!(
-                "{text:?} is not known{}",
-                hint(text, words.iter().map(|(word, _)| *word))
-            )
-            .into()),
+            (None, Some(text)) => {
+                Err(format!("{text:?} is not known{}", hint(text, words.iter().map(|(word, _)| *word))).into())
+            }
             (None, None) => {
                 let all: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
                 expected(&all.join(" or "), node)
@@ -305,9 +269,8 @@ pub(crate) fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&N
 /// Models in order. Empty lists and repetitions are judged later, where the whole is known.
 pub(crate) fn models(node: &Node) -> Read<Vec<ModelId>> {
     let texts = texts(node)?;
-    let model = |(item, text): (&Node, &String)| {
-        ModelId::new(text).map_err(|error| Wrong::from(error).in_part("", item))
-    };
+    let model =
+        |(item, text): (&Node, &String)| ModelId::new(text).map_err(|error| Wrong::from(error).in_part("", item));
     items(node).iter().zip(&texts).map(model).collect()
 }
 
@@ -316,10 +279,7 @@ fn small_table<'a>(table: &'a Table, keys: [&str; 2]) -> Read<[Option<&'a Node>;
     match table.keys().find(|key| !keys.contains(key)) {
         Some(unknown) => {
             let message = format!("unknown key {unknown:?}{}", hint(unknown, keys));
-            Err(Wrong {
-                message,
-                at: table.entry(unknown).map(|entry| entry.key_at.clone()),
-            })
+            Err(Wrong { message, at: table.entry(unknown).map(|entry| entry.key_at.clone()) })
         }
         None => Ok(keys.map(|key| table.get(key))),
     }
@@ -332,20 +292,12 @@ pub(crate) fn budget<T>(number: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> 
         Value::Table(table) => {
             let [session, day] = small_table(table, ["session", "day"])?;
             let limit = |key: &str, node: Option<&Node>| match node {
-                Some(node) if !node.is_none_word() => number(node)
-                    .map(Some)
-                    .map_err(|wrong| wrong.in_part(key, node)),
+                Some(node) if !node.is_none_word() => number(node).map(Some).map_err(|wrong| wrong.in_part(key, node)),
                 _ => Ok(None),
             };
-            Ok(Budget {
-                session: limit("session", session)?,
-                day: limit("day", day)?,
-            })
+            Ok(Budget { session: limit("session", session)?, day: limit("day", day)? })
         }
-        Value::Integer(_) | Value::Float(_) => Ok(Budget {
-            session: Some(number(node)?),
-            day: None,
-        }),
+        Value::Integer(_) | Value::Float(_) => Ok(Budget { session: Some(number(node)?), day: None }),
         _ => expected("a number or { session = …, day = … }", node),
     }
 }
@@ -384,14 +336,8 @@ pub(crate) fn price(node: &Node) -> Read<Price> {
     };
     let part = |key: &str, node: Option<&Node>| match node {
         Some(node) => money(node).map_err(|wrong| wrong.in_part(key, node)),
-        None => Err(format!(
-            "{key} is missing; write {{ input = …, output = … }}, per million tokens"
-        )
-        .into()),
+        None => Err(format!("{key} is missing; write {{ input = …, output = … }}, per million tokens").into()),
     };
     let [input, output] = small_table(table, ["input", "output"])?;
-    Ok(Price {
-        input: part("input", input)?,
-        output: part("output", output)?,
-    })
+    Ok(Price { input: part("input", input)?, output: part("output", output)? })
 }

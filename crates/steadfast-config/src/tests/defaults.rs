@@ -6,8 +6,8 @@ use steadfast_core::ids::ModelId;
 
 use super::Setup;
 use crate::{
-    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Log, LogFormat, MemoryLimit, Model,
-    Provider, ProviderKind, Roles, Sandbox, Session, Tracker,
+    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Log, LogFormat, MemoryLimit, Model, Provider,
+    ProviderKind, Roles, Sandbox, Session, Tracker,
 };
 
 const DEFAULT_FILE: &str = include_str!("../../../../config/default.toml");
@@ -48,22 +48,12 @@ fn expected() -> Config {
     };
     let models = [
         ("opencode/gpt-5-nano", model(3, 3, "Fast, general")),
-        (
-            "opencode/mixtral-8x7b",
-            model(1, 5, "Better quality, thorough"),
-        ),
+        ("opencode/mixtral-8x7b", model(1, 5, "Better quality, thorough")),
         ("opencode/gpt-4-turbo", model(2, 4, "Last resort")),
         ("opencode/codellama-7b", model(2, 4, "Specialized in code")),
-        (
-            "opencode/codellama-13b",
-            model(1, 5, "More capable at code"),
-        ),
+        ("opencode/codellama-13b", model(1, 5, "More capable at code")),
     ];
-    let general = ids(&[
-        "opencode/gpt-5-nano",
-        "opencode/mixtral-8x7b",
-        "opencode/gpt-4-turbo",
-    ]);
+    let general = ids(&["opencode/gpt-5-nano", "opencode/mixtral-8x7b", "opencode/gpt-4-turbo"]);
     Config {
         daemon: Daemon {
             state_dir: "/home/u/.local/state/steadfast".into(),
@@ -85,10 +75,7 @@ fn expected() -> Config {
             monitoring_period: secs(300),
             max_open: secs(3600),
             max_retries: NonZeroU32::new(3).unwrap(),
-            backoff: Backoff {
-                initial: secs(1),
-                max: secs(60),
-            },
+            backoff: Backoff { initial: secs(1), max: secs(60) },
             outage_patience: secs(600),
             graceful_degradation: true,
             partial_success: true,
@@ -139,16 +126,10 @@ fn expected() -> Config {
             max_cost: Budget::default(),
         },
         providers: BTreeMap::from([("opencode".to_owned(), opencode)]),
-        models: models
-            .map(|(id, model)| (ModelId::new(id).unwrap(), model))
-            .into(),
+        models: models.map(|(id, model)| (ModelId::new(id).unwrap(), model)).into(),
         roles: Roles {
             planner: general.clone(),
-            coder: ids(&[
-                "opencode/codellama-7b",
-                "opencode/codellama-13b",
-                "opencode/gpt-5-nano",
-            ]),
+            coder: ids(&["opencode/codellama-7b", "opencode/codellama-13b", "opencode/gpt-5-nano"]),
             reviewer: general,
         },
         issues: Issues {
@@ -161,9 +142,7 @@ fn expected() -> Config {
             labels: Vec::new(),
         },
         alerts: Alerts { webhook: None },
-        log: Log {
-            format: LogFormat::Auto,
-        },
+        log: Log { format: LogFormat::Auto },
     }
 }
 
@@ -171,11 +150,7 @@ fn expected() -> Config {
 fn without_any_file_the_defaults_of_the_specification_hold() {
     let loaded = Setup::new().good();
     assert_eq!(loaded.config, expected());
-    assert!(
-        loaded.files.is_empty() && loaded.warnings.is_empty(),
-        "{:?}",
-        loaded.warnings
-    );
+    assert!(loaded.files.is_empty() && loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 
 #[test]
@@ -187,18 +162,13 @@ fn the_default_file_read_as_a_users_file_gives_exactly_the_defaults() {
 
 #[test]
 fn the_default_file_says_something_of_every_key() {
-    let keys = DEFAULT_FILE
-        .lines()
-        .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()) && line.contains(" = "));
+    let keys =
+        DEFAULT_FILE.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()) && line.contains(" = "));
     let bare: Vec<&str> = keys.filter(|line| !line.contains('#')).collect();
     // The other models repeat what the first one explains, and a role's key says all there is to say.
-    let repeated = [
-        "speed", "quality", "use_case", "planner", "coder", "reviewer", "api_url",
-    ];
-    let unexplained: Vec<&&str> = bare
-        .iter()
-        .filter(|line| !repeated.iter().any(|key| line.starts_with(key)))
-        .collect();
+    let repeated = ["speed", "quality", "use_case", "planner", "coder", "reviewer", "api_url"];
+    let unexplained: Vec<&&str> =
+        bare.iter().filter(|line| !repeated.iter().any(|key| line.starts_with(key))).collect();
     assert!(unexplained.is_empty(), "{unexplained:?}");
 }
 
@@ -207,12 +177,9 @@ fn the_manual_says_something_of_every_key() {
     let manual = include_str!("../../../../docs/configuration.md");
     let mut missing = Vec::new();
     for section in crate::schema::sections() {
-        let keys =
-            crate::schema::section(section).unwrap_or_else(|| crate::schema::template(section));
+        let keys = crate::schema::section(section).unwrap_or_else(|| crate::schema::template(section));
         missing.extend(
-            keys.keys()
-                .filter(|key| !manual.contains(&format!("| `{key}` |")))
-                .map(|key| format!("{section}.{key}")),
+            keys.keys().filter(|key| !manual.contains(&format!("| `{key}` |"))).map(|key| format!("{section}.{key}")),
         );
     }
     assert!(missing.is_empty(), "{missing:?}");

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Setup, said};
-use crate::Origin;
+use crate::{Origin, schema};
 
 #[test]
 fn an_unknown_key_names_the_nearest_one() {
@@ -39,10 +39,7 @@ fn an_unknown_key_that_is_like_none_says_where_it_belongs_or_what_there_is() {
         said("max_sessions = 4"),
         r#"config.toml:1: key "max_sessions" stands outside of its section; write it below [daemon]"#
     );
-    assert_eq!(
-        said("zzz = 4"),
-        r#"config.toml:1: unknown key "zzz" outside of any section"#
-    );
+    assert_eq!(said("zzz = 4"), r#"config.toml:1: unknown key "zzz" outside of any section"#);
 }
 
 #[test]
@@ -69,10 +66,7 @@ fn a_misspelt_key_is_not_told_a_second_time_as_missing() {
 
 #[test]
 fn a_section_or_table_that_is_none_is_told_how_to_be_written() {
-    assert_eq!(
-        said("daemon = 3"),
-        "config.toml:1: daemon is a section: write [daemon] and its keys below, not 3"
-    );
+    assert_eq!(said("daemon = 3"), "config.toml:1: daemon is a section: write [daemon] and its keys below, not 3");
     assert_eq!(
         said("[providers]\nx = \"http://h\""),
         r#"config.toml:2: providers.x is a table: write [providers.x] and its keys below, not "http://h""#
@@ -86,9 +80,7 @@ fn a_section_or_table_that_is_none_is_told_how_to_be_written() {
 #[test]
 fn a_number_without_a_unit_is_told_to_have_one() {
     assert_eq!(
-        said(
-            "[daemon]\ntime_limit = 90\nmin_free_disk = 512\nmemory_limit = 95\nkeep_finished = \"30\""
-        ),
+        said("[daemon]\ntime_limit = 90\nmin_free_disk = 512\nmemory_limit = 95\nkeep_finished = \"30\""),
         "config.toml:2: daemon.time_limit: 90 has no unit; write \"90s\" or \"90min\"\n\
          config.toml:3: daemon.min_free_disk: 512 has no unit; write \"512 MiB\" or \"512 B\"\n\
          config.toml:4: daemon.memory_limit: 95 has no unit; write \"95%\" or \"95 MiB\"\n\
@@ -145,9 +137,7 @@ fn a_value_out_of_range_says_the_range() {
 #[test]
 fn a_word_that_is_not_known_names_the_nearest_one_or_all() {
     assert_eq!(
-        said(
-            "[failover]\npreset = \"agressive\"\n[session]\nchecks_sandbox = \"docker\"\n[log]\nformat = 3"
-        ),
+        said("[failover]\npreset = \"agressive\"\n[session]\nchecks_sandbox = \"docker\"\n[log]\nformat = 3"),
         "config.toml:2: failover.preset: \"agressive\" is not known; did you mean \"aggressive\"?\n\
          config.toml:4: session.checks_sandbox: \"docker\" is not known; valid are \"bwrap\", \"none\"\n\
          config.toml:6: log.format: expected \"auto\" or \"text\" or \"json\" or \"journald\", found 3"
@@ -192,18 +182,17 @@ fn names_of_models_and_providers_have_a_form() {
 
 #[test]
 fn what_is_no_toml_is_told_with_its_line() {
-    assert_eq!(
-        said("[daemon]\nmax_sessions = = 4"),
-        "config.toml:2: this is no TOML: extra `=`, expected nothing"
-    );
+    assert_eq!(said("[daemon]\nmax_sessions = = 4"), "config.toml:2: this is no TOML: extra `=`, expected nothing");
     assert_eq!(
         said("[models.opencode/gpt-5-nano]"),
         "config.toml:1: this is no TOML: invalid unquoted key, expected letters, numbers, `-`, `_`; quote a model's name: \
          [models.\"provider/name\"]"
     );
+    assert_eq!(said("[log]\n[log]"), "config.toml:2: this is no TOML: duplicate key");
     assert_eq!(
-        said("[log]\n[log]"),
-        "config.toml:2: this is no TOML: duplicate key"
+        said("[session]\nchecks = [\"x\"\n[log]\nformat = \"x\n"),
+        "config.toml:3: this is no TOML: missing comma between array elements, expected `,`\n\
+         config.toml:4: this is no TOML: missing comma between array elements, expected `,`"
     );
 }
 
@@ -231,12 +220,8 @@ fn a_file_that_cannot_be_read_says_why() {
 fn a_fault_knows_its_file_line_and_column_in_characters() {
     let setup = Setup::with("\n[daemon]\n\"ä\" = 1\nmax_sessions = \"ö\"");
     let errors = setup.load().map(|loaded| loaded.config).unwrap_err();
-    let places: Vec<(usize, usize)> = errors
-        .faults()
-        .iter()
-        .filter_map(|fault| fault.origin.as_ref())
-        .map(|at| (at.line(), at.column()))
-        .collect();
+    let places: Vec<(usize, usize)> =
+        errors.faults().iter().filter_map(|fault| fault.origin.as_ref()).map(|at| (at.line(), at.column())).collect();
     assert_eq!(places, [(3, 1), (4, 16)]);
     assert!(
         matches!(&errors.faults()[0].origin, Some(Origin::File { path, .. }) if **path == *setup.path("config.toml"))
@@ -246,17 +231,9 @@ fn a_fault_knows_its_file_line_and_column_in_characters() {
 #[test]
 fn all_faults_of_all_layers_are_told_at_once_in_the_order_of_the_layers() {
     let mut setup = Setup::new();
-    setup.file(
-        "a.toml",
-        "[daemon]\nmax_sessions = 0\n[log]\nformat = \"xml\"",
-    );
-    setup.file(
-        "b.toml",
-        "[daemon]\nmax_sessions = 5\n[roles]\nplaner = []\ncoder = [\"x/y\", \"x/y\"]",
-    );
-    setup
-        .env("STEADFAST_DAEMON__MAX_SESIONS", "4")
-        .env("STEADFAST_SESSION__CHECK_TIMEOUT", "10");
+    setup.file("a.toml", "[daemon]\nmax_sessions = 0\n[log]\nformat = \"xml\"");
+    setup.file("b.toml", "[daemon]\nmax_sessions = 5\n[roles]\nplaner = []\ncoder = [\"x/y\", \"x/y\"]");
+    setup.env("STEADFAST_DAEMON__MAX_SESIONS", "4").env("STEADFAST_SESSION__CHECK_TIMEOUT", "10");
     setup.flag("daemon.max_restarts", "many");
     assert_eq!(
         setup.said(),
@@ -270,4 +247,56 @@ fn all_faults_of_all_layers_are_told_at_once_in_the_order_of_the_layers() {
          STEADFAST_SESSION__CHECK_TIMEOUT: session.check_timeout: 10 has no unit; write \"10s\" or \"10min\"\n\
          command line: daemon.max_restarts: expected a whole number, found \"many\""
     );
+}
+
+#[test]
+fn every_key_takes_or_refuses_every_kind_of_value_and_a_refusal_names_both_key_and_line() {
+    let values = [
+        "true",
+        "-1",
+        "0",
+        "1",
+        "1.5",
+        "nan",
+        "1e400",
+        "99999999999999999999",
+        "0xffff_ffff_ffff_ffff",
+        "''",
+        "' '",
+        "'x'",
+        "'none'",
+        "'1s'",
+        "'1 MiB'",
+        "[]",
+        "[[]]",
+        "['x', 1]",
+        "['opencode/b']",
+        "{}",
+        "{ x = 1 }",
+        "{ session = {}, input = [] }",
+        "1979-05-27",
+    ];
+    let mut paths = Vec::new();
+    for section in schema::sections() {
+        match schema::section(section) {
+            Some(table) => paths.extend(table.keys().map(|key| (format!("[{section}]"), section.to_owned(), key))),
+            None => {
+                let name = if section == "models" { "\"opencode/gpt-5-nano\"" } else { "opencode" };
+                let full = format!("{section}.{name}");
+                paths.extend(schema::template(section).keys().map(|key| (format!("[{full}]"), full.clone(), key)));
+            }
+        }
+    }
+    assert!(paths.len() > 60, "{}", paths.len());
+    let setup = Setup::with("");
+    for (header, section, key) in paths {
+        for value in values {
+            fs::write(setup.path("config.toml"), format!("{header}\n{key} = {value}")).unwrap();
+            if let Err(errors) = setup.load() {
+                let all = setup.plain(&errors.to_string());
+                let named = all.contains(&format!("{section}.{key}")) || all.contains(&header) && all.contains(key);
+                assert!(all.starts_with("config.toml:") && named, "{section}.{key} = {value}: {all}");
+            }
+        }
+    }
 }

@@ -40,7 +40,18 @@ fn a_provider_says_what_its_kind_needs() {
 }
 
 #[test]
+fn what_is_said_of_a_built_in_table_points_at_the_line_that_touched_it() {
+    assert_eq!(
+        said("[providers.opencode]\nkind = \"none\""),
+        "config.toml:1: [providers.opencode] has no kind; write kind = \"openai\", \"anthropic\" or \"command\""
+    );
+}
+
+#[test]
 fn an_address_is_http_names_a_host_and_holds_no_password() {
+    for good in ["http://h", "https://h:8080/v1?a=b", "http://[::1]:80/v1", "http://[::1]"] {
+        Setup::with(&format!("[providers.opencode]\nbase_url = {good:?}")).good();
+    }
     for bad in [
         "ftp://h",
         "h/v1",
@@ -48,6 +59,9 @@ fn an_address_is_http_names_a_host_and_holds_no_password() {
         "http:///v1",
         "https://:80",
         "http://a b",
+        "http://h:99999",
+        "http://h:x",
+        "http://::1",
     ] {
         assert_eq!(
             said(&format!("[providers.opencode]\nbase_url = {bad:?}")),
@@ -156,8 +170,7 @@ fn what_is_allowed_but_hardly_meant_is_warned_of() {
 fn checks_in_a_sandbox_do_not_start_without_the_sandbox() {
     let setup = Setup::with("[session]\nchecks = [\"make\"]");
     let loaded = setup.good();
-    let with_path =
-        |path: String| -> Environment { [("PATH".to_owned(), path)].into_iter().collect() };
+    let with_path = |path: String| -> Environment { [("PATH".to_owned(), path)].into_iter().collect() };
     let bare = with_path("/nonexistent".to_owned());
     assert_eq!(
         setup.plain(&loaded.may_start(&bare).unwrap_err().to_string()),
@@ -167,17 +180,12 @@ fn checks_in_a_sandbox_do_not_start_without_the_sandbox() {
     let program = setup.path("bwrap");
     fs::write(&program, "").unwrap();
     let folder = with_path(setup.path("").display().to_string());
-    assert!(
-        loaded.may_start(&folder).is_err(),
-        "a file that cannot be executed is no program"
-    );
+    assert!(loaded.may_start(&folder).is_err(), "a file that cannot be executed is no program");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(loaded.may_start(&folder), Ok(()));
 
     assert_eq!(
-        Setup::with("[session]\nchecks = [\"make\"]\nchecks_sandbox = \"none\"")
-            .good()
-            .may_start(&bare),
+        Setup::with("[session]\nchecks = [\"make\"]\nchecks_sandbox = \"none\"").good().may_start(&bare),
         Ok(())
     );
     assert_eq!(Setup::new().good().may_start(&bare), Ok(()));

@@ -12,14 +12,9 @@ fn each_value_is_shown_with_its_origin_and_no_secret() {
          [roles]\nplanner = [\"mine/x\"]\ncoder = [\"mine/x\"]\nreviewer = [\"mine/x\"]\n\
          [alerts]\nwebhook = \"https://h/secret\"",
     );
-    setup
-        .env("STEADFAST_DAEMON__MAX_SESSIONS", "8")
-        .flag("log.format", "json");
+    setup.env("STEADFAST_DAEMON__MAX_SESSIONS", "8").flag("log.format", "json");
     let shown = setup.plain(&setup.good().show());
-    let shown = shown.replace(
-        &shown[shown.find("context_exclude").unwrap()..shown.find("prompts_dir").unwrap()],
-        "",
-    );
+    let shown = shown.replace(&shown[shown.find("context_exclude").unwrap()..shown.find("prompts_dir").unwrap()], "");
     insta::assert_snapshot!(shown);
 }
 
@@ -39,9 +34,6 @@ fn the_origin_of_a_value_can_be_asked_for() {
     let origin = |path: &[&str]| setup.plain(&loaded.origin(path).unwrap().to_string());
     assert_eq!(origin(&["failover", "backoff", "max"]), "config.toml:2");
     assert_eq!(origin(&["failover", "backoff", "initial"]), "default");
-    assert_eq!(
-        origin(&["failover", "reset_timeout"]),
-        r#"preset "conservative" (config.toml:3)"#
-    );
+    assert_eq!(origin(&["failover", "reset_timeout"]), r#"preset "conservative" (config.toml:3)"#);
     assert!(loaded.origin(&["nope"]).is_none());
 }
