@@ -1,0 +1,202 @@
+//! Group commit: one thread writes for everybody, and whatever queued up while the disk was busy shares the next sync.
+//!
+//! Invariant: each callback is called exactly once; with `Ok` only after the sync that covers its batch.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread::JoinHandle;
+
+use crate::batch::Batch;
+use crate::error::{BackendError, StoreError};
+use crate::store::CheckpointStore;
+
+/// A group is closed at so many payload bytes, so that the first writer does not wait for an endless queue.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+/// The same bound for batches without much payload.
+const MAX_GROUP_BATCHES: usize = 1024;
+/// Housekeeping runs when nobody waits; under a queue that never empties, a step comes after so many groups.
+const GROUPS_PER_STEP: u32 = 64;
+
+/// Called with what became of a batch: `Ok` when it is on disk.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// Calls back even when it is dropped unanswered, so that a writer's end never leaves a caller waiting.
+struct Answer(Option<Done>);
+
+impl Answer {
+    fn give(mut self, result: Result<(), StoreError>) {
+        if let Some(done) = self.0.take() {
+            call(done, result);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            call(done, Err(StoreError::Stopped));
+        }
+    }
+}
+
+/// A caller's panic must not take the writer of all other callers with it.
+fn call(done: Done, result: Result<(), StoreError>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        tracing::error!("a store callback panicked");
+    }
+}
+
+enum Job {
+    Commit(Batch, Answer),
+    Stop,
+}
+
+/// Hands batches to the writer; cheap to clone, usable from any thread, never blocks.
+#[derive(Clone)]
+pub struct CommitHandle {
+    jobs: Sender<Job>,
+}
+
+impl CommitHandle {
+    /// Queues a batch. The callback runs on the writer's thread and must be short (send a message, fill a channel).
+    /// Batches are applied in the order in which they were queued; a batch is never split. When the writer has stopped,
+    /// the callback is called with [`StoreError::Stopped`], possibly before this returns.
+    pub fn submit(&self, batch: Batch, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        // A failed send drops the job, and that answers the callback.
+        drop(self.jobs.send(Job::Commit(batch, Answer(Some(Box::new(done))))));
+    }
+
+    /// Queues a batch and blocks until it is on disk.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::apply`] and [`CheckpointStore::sync`], and [`StoreError::Stopped`].
+    pub fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let (send, receive) = mpsc::sync_channel(1);
+        // The receiver lives until the answer is there, so the send cannot fail.
+        self.submit(batch, move |result| drop(send.send(result)));
+        receive.recv().unwrap_or(Err(StoreError::Stopped))
+    }
+}
+
+/// The writer's thread. Dropping it stops it as [`GroupCommit::stop`] does.
+pub struct GroupCommit {
+    handle: CommitHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GroupCommit {
+    /// Starts the thread. Nobody else may write to the store from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the thread cannot be started.
+    pub fn start<S: CheckpointStore + ?Sized>(store: Arc<S>) -> Result<Self, StoreError> {
+        let (jobs, queue) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || write_all(&*store, &queue))
+            .map_err(|error| StoreError::Io {
+                action: "start a thread for",
+                path: "store".into(),
+                source: BackendError::new(error),
+            })?;
+        Ok(Self { handle: CommitHandle { jobs }, thread: Some(thread) })
+    }
+
+    /// A handle for writers.
+    pub fn handle(&self) -> CommitHandle {
+        self.handle.clone()
+    }
+
+    /// Writes and answers all that was queued before, then ends the thread and waits for its end. What is queued later
+    /// is answered with [`StoreError::Stopped`].
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // The thread may have ended by itself already; both are the end that is wanted.
+            drop(self.handle.jobs.send(Job::Stop));
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for GroupCommit {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
+    let mut housekeeping = false;
+    let mut groups = 0u32;
+    loop {
+        let next = if housekeeping {
+            match queue.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {
+                    housekeeping = maintain(store);
+                    continue;
+                }
+            }
+        } else {
+            match queue.recv() {
+                Ok(job) => job,
+                Err(_) => return,
+            }
+        };
+        let Job::Commit(mut merged, first) = next else { return };
+        let mut answers = vec![first];
+        let mut bytes = merged.payload_bytes();
+        let mut stop = false;
+        while bytes < MAX_GROUP_BYTES && answers.len() < MAX_GROUP_BATCHES {
+            match queue.try_recv() {
+                Ok(Job::Commit(mut batch, answer)) => {
+                    bytes += batch.payload_bytes();
+                    merged.append(&mut batch);
+                    answers.push(answer);
+                }
+                Ok(Job::Stop) => {
+                    stop = true;
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let result = commit(store, &merged);
+        for answer in answers {
+            answer.give(result.clone());
+        }
+        if stop {
+            return;
+        }
+        groups = groups.wrapping_add(1);
+        if groups.is_multiple_of(GROUPS_PER_STEP) {
+            maintain(store);
+        }
+        housekeeping = result.is_ok();
+    }
+}
+
+fn commit<S: CheckpointStore + ?Sized>(store: &S, batch: &Batch) -> Result<(), StoreError> {
+    // A panic in the layers below becomes an answer: callers wait for one, and the next batch may fare better.
+    catch_unwind(AssertUnwindSafe(|| store.apply(batch).and_then(|()| store.sync())))
+        .unwrap_or_else(|_| Err(StoreError::Index { source: BackendError::new("the store panicked while it wrote") }))
+}
+
+fn maintain<S: CheckpointStore + ?Sized>(store: &S) -> bool {
+    match catch_unwind(AssertUnwindSafe(|| store.maintain())) {
+        Ok(Ok(more)) => more,
+        Ok(Err(error)) => {
+            tracing::warn!(error = %error, "store housekeeping failed");
+            false
+        }
+        Err(_) => {
+            tracing::error!("store housekeeping panicked");
+            false
+        }
+    }
+}
