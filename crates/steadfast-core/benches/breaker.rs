@@ -23,10 +23,7 @@ fn closed(c: &mut Criterion) {
 
 /// Each failure pushes an older one out of the window.
 fn failing(c: &mut Criterion) {
-    let config = BreakerConfig {
-        monitoring_period: Duration::from_secs(3),
-        ..BreakerConfig::default()
-    };
+    let config = BreakerConfig { monitoring_period: Duration::from_secs(3), ..BreakerConfig::default() };
     let mut breaker = Breaker::new(config);
     let mut now = Duration::ZERO;
     c.bench_function("breaker/closed: admit and record a failure", |b| {
@@ -43,11 +40,7 @@ fn failing(c: &mut Criterion) {
 fn open(c: &mut Criterion) {
     let mut breaker = Breaker::new(BreakerConfig::default());
     if let Admission::Admit(ticket) = breaker.admit(Duration::ZERO) {
-        breaker.record(
-            ticket,
-            CallOutcome::FailureOpenFor(Duration::MAX),
-            Duration::ZERO,
-        );
+        breaker.record(ticket, CallOutcome::FailureOpenFor(Duration::MAX), Duration::ZERO);
     }
     c.bench_function("breaker/open: refuse", |b| {
         b.iter(|| black_box(breaker.admit(black_box(Duration::from_secs(30)))));

@@ -4,5 +4,12 @@
 mod execution;
 mod table;
 
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world_tests;
+
 pub use execution::{Ask, Candidate, Execution, Pause, Policy, Refused, Step};
 pub use table::{Again, BreakerEffect, NextModel, Rule, rule};

@@ -55,8 +55,7 @@ impl NetworkWatch {
     pub fn own_fault(&self, host: &str, fault: NetworkFault, now: Duration) -> bool {
         let now = self.latest.max(now);
         let others = |seen: &BTreeMap<String, Duration>| {
-            seen.iter()
-                .any(|(other, at)| other != host && now.saturating_sub(*at) <= EVIDENCE_LASTS)
+            seen.iter().any(|(other, at)| other != host && now.saturating_sub(*at) <= EVIDENCE_LASTS)
         };
         if others(&self.failed) {
             return true;
@@ -142,11 +141,7 @@ mod tests {
 
     #[test]
     fn without_other_hosts_the_kind_decides() {
-        for (fault, own) in [
-            (NoSuchHost, false),
-            (ResolverDown, true),
-            (Unreachable, true),
-        ] {
+        for (fault, own) in [(NoSuchHost, false), (ResolverDown, true), (Unreachable, true)] {
             let mut watch = NetworkWatch::default();
             watch.answered("a", s(0));
             assert_eq!(failed(&mut watch, "a", fault, 1), own, "{fault:?}");

@@ -36,12 +36,7 @@ pub struct RestartBudget {
 impl RestartBudget {
     /// An unspent budget. `max_restarts` zero: the first end is the last.
     pub fn new(max_restarts: u32, restart_window: Duration) -> Self {
-        Self {
-            max_restarts,
-            window: restart_window,
-            spent: VecDeque::new(),
-            latest: Duration::ZERO,
-        }
+        Self { max_restarts, window: restart_window, spent: VecDeque::new(), latest: Duration::ZERO }
     }
 
     /// The actor ended at `now` (since any origin, the same in each call; a time before one already seen is taken for
@@ -49,11 +44,7 @@ impl RestartBudget {
     pub fn spend(&mut self, now: Duration) -> Restart {
         self.latest = self.latest.max(now);
         let now = self.latest;
-        while self
-            .spent
-            .front()
-            .is_some_and(|at| now - *at >= self.window)
-        {
+        while self.spent.front().is_some_and(|at| now - *at >= self.window) {
             self.spent.pop_front();
         }
         if self.spent.len() as u64 >= u64::from(self.max_restarts) {
@@ -87,10 +78,7 @@ mod tests {
     fn a_restart_counts_until_it_is_as_old_as_the_window() {
         let mut budget = RestartBudget::new(1, s(60));
         assert_eq!(budget.spend(s(10)), Restart::Again);
-        assert_eq!(
-            budget.spend(s(70) - Duration::from_nanos(1)),
-            Restart::GiveUp
-        );
+        assert_eq!(budget.spend(s(70) - Duration::from_nanos(1)), Restart::GiveUp);
         assert_eq!(budget.spend(s(70)), Restart::Again);
     }
 

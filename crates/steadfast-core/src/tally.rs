@@ -46,9 +46,7 @@ const MILLION: u32 = 1_000_000;
 
 impl MinSuccessRate {
     /// One half (SPEC 6's default).
-    pub const HALF: Self = Self {
-        millionths: MILLION / 2,
-    };
+    pub const HALF: Self = Self { millionths: MILLION / 2 };
 
     /// A fraction from 0 to 1, rounded to the nearest millionth; `None` for any other number and for none at all.
     pub fn from_fraction(fraction: f64) -> Option<Self> {
@@ -56,9 +54,7 @@ impl MinSuccessRate {
             return None;
         }
         // In range, so the cast cuts nothing off.
-        Some(Self {
-            millionths: (fraction * f64::from(MILLION)).round() as u32,
-        })
+        Some(Self { millionths: (fraction * f64::from(MILLION)).round() as u32 })
     }
 
     /// In millionths, 0 to 1,000,000.
@@ -95,9 +91,7 @@ impl FileTally {
     /// A tally in which every file's outcome is missing. Zero files: nothing was asked for, so nothing can be missing,
     /// and the verdict is [`Verdict::Perfect`].
     pub fn new(n_files: usize) -> Self {
-        Self {
-            outcomes: vec![None; n_files],
-        }
+        Self { outcomes: vec![None; n_files] }
     }
 
     /// The file at this place (from 0, in the order of the request) is done.
@@ -107,12 +101,7 @@ impl FileTally {
 
     /// The file at this place failed.
     pub fn fail(&mut self, place: usize, reason: &str) -> Recorded {
-        self.record(
-            place,
-            FileOutcome::Failed {
-                reason: reason.to_owned(),
-            },
-        )
+        self.record(place, FileOutcome::Failed { reason: reason.to_owned() })
     }
 
     fn record(&mut self, place: usize, outcome: FileOutcome) -> Recorded {
@@ -129,9 +118,7 @@ impl FileTally {
     /// Turns every missing outcome into a failure: at a deadline nothing is left open.
     pub fn finish_missing(&mut self, reason: &str) {
         for outcome in &mut self.outcomes {
-            outcome.get_or_insert_with(|| FileOutcome::Failed {
-                reason: reason.to_owned(),
-            });
+            outcome.get_or_insert_with(|| FileOutcome::Failed { reason: reason.to_owned() });
         }
     }
 
@@ -142,10 +129,7 @@ impl FileTally {
 
     /// The places whose outcome is missing, ascending.
     pub fn missing(&self) -> impl Iterator<Item = usize> + '_ {
-        self.outcomes
-            .iter()
-            .enumerate()
-            .filter_map(|(at, outcome)| outcome.is_none().then_some(at))
+        self.outcomes.iter().enumerate().filter_map(|(at, outcome)| outcome.is_none().then_some(at))
     }
 
     /// Whether every file succeeded.
@@ -157,11 +141,7 @@ impl FileTally {
     /// Files that succeeded, of all. A missing outcome is no success.
     pub fn rate(&self) -> (u32, u32) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let ok = self
-            .outcomes
-            .iter()
-            .filter(|outcome| **outcome == Some(FileOutcome::Succeeded))
-            .count();
+        let ok = self.outcomes.iter().filter(|outcome| **outcome == Some(FileOutcome::Succeeded)).count();
         (count(ok), count(self.outcomes.len()))
     }
 
@@ -183,8 +163,7 @@ impl FileTally {
         if ok == all {
             return Verdict::Perfect;
         }
-        let enough =
-            u64::from(ok) * u64::from(MILLION) >= u64::from(least.millionths) * u64::from(all);
+        let enough = u64::from(ok) * u64::from(MILLION) >= u64::from(least.millionths) * u64::from(all);
         match (partial_success && enough, self.percent()) {
             (false, _) => Verdict::TooLow,
             (true, 67..) => Verdict::Good,
@@ -271,33 +250,20 @@ mod tests {
             (1.0, 199, 200, Verdict::TooLow),
             (1.0, 3, 3, Verdict::Perfect),
         ] {
-            assert_eq!(
-                tally(ok, all).verdict(true, rate(least)),
-                expected,
-                "{least} {ok}/{all}"
-            );
+            assert_eq!(tally(ok, all).verdict(true, rate(least)), expected, "{least} {ok}/{all}");
         }
     }
 
     #[test]
     fn without_partial_success_only_all_is_enough() {
-        assert_eq!(
-            tally(199, 200).verdict(false, MinSuccessRate::HALF),
-            Verdict::TooLow
-        );
-        assert_eq!(
-            tally(200, 200).verdict(false, MinSuccessRate::HALF),
-            Verdict::Perfect
-        );
+        assert_eq!(tally(199, 200).verdict(false, MinSuccessRate::HALF), Verdict::TooLow);
+        assert_eq!(tally(200, 200).verdict(false, MinSuccessRate::HALF), Verdict::Perfect);
     }
 
     #[test]
     fn a_milestone_without_files_is_perfect_and_no_division_by_zero() {
         let none = FileTally::new(0);
-        assert_eq!(
-            (none.rate(), none.percent(), none.is_complete()),
-            ((0, 0), 100, true)
-        );
+        assert_eq!((none.rate(), none.percent(), none.is_complete()), ((0, 0), 100, true));
         assert_eq!(none.verdict(true, MinSuccessRate::HALF), Verdict::Perfect);
         assert_eq!(none.verdict(false, MinSuccessRate::HALF), Verdict::Perfect);
     }
@@ -309,9 +275,7 @@ mod tests {
         assert_eq!(tally.succeed(0), Recorded::Repeated);
         assert_eq!(tally.fail(0, "third"), Recorded::Repeated);
         assert_eq!(tally.succeed(2), Recorded::Unknown);
-        let failed = FileOutcome::Failed {
-            reason: "first".to_owned(),
-        };
+        let failed = FileOutcome::Failed { reason: "first".to_owned() };
         assert_eq!(tally.outcomes().collect::<Vec<_>>(), [Some(&failed), None]);
     }
 
@@ -321,9 +285,7 @@ mod tests {
         tally.succeed(1);
         assert_eq!(tally.missing().collect::<Vec<_>>(), [0, 2]);
         tally.finish_missing("deadline");
-        let failed = FileOutcome::Failed {
-            reason: "deadline".to_owned(),
-        };
+        let failed = FileOutcome::Failed { reason: "deadline".to_owned() };
         let expected = [Some(&failed), Some(&FileOutcome::Succeeded), Some(&failed)];
         assert_eq!(tally.outcomes().collect::<Vec<_>>(), expected);
         assert_eq!(tally.succeed(0), Recorded::Repeated);
@@ -331,8 +293,7 @@ mod tests {
 
     #[test]
     fn a_least_rate_is_a_number_from_zero_to_one() {
-        for (fraction, millionths) in [(0.0, 0), (0.5, 500_000), (0.67, 670_000), (1.0, 1_000_000)]
-        {
+        for (fraction, millionths) in [(0.0, 0), (0.5, 500_000), (0.67, 670_000), (1.0, 1_000_000)] {
             let rate = MinSuccessRate::from_fraction(fraction).map(MinSuccessRate::millionths);
             assert_eq!(rate, Some(millionths), "{fraction}");
         }

@@ -232,10 +232,7 @@ impl Execution {
     }
 
     fn ask(&self, index: usize) -> Step {
-        let how = self
-            .models
-            .get(index)
-            .map_or(Ask::Plain, |model| model.how.clone());
+        let how = self.models.get(index).map_or(Ask::Plain, |model| model.how.clone());
         Step::Ask { index, how }
     }
 
@@ -255,16 +252,13 @@ impl Execution {
     fn in_this_round(&self) -> Option<usize> {
         let waits = |model: &Model| {
             let left = model.attempts < self.policy.max_retries.get();
-            model.standing == Standing::In && left && !model.had_turn && !model.refused
+            // Once it waits for tests, a model that is known to be open is asked when its test is due and not before.
+            let shut = self.nothing_left.is_some() && model.due.is_some();
+            model.standing == Standing::In && left && !model.had_turn && !model.refused && !shut
         };
-        let larger = |model: &Model| {
-            self.window_wanted
-                .is_some_and(|wanted| model.context_window.is_some_and(|w| w > wanted))
-        };
-        let preferred = self
-            .models
-            .iter()
-            .position(|model| waits(model) && larger(model));
+        let larger =
+            |model: &Model| self.window_wanted.is_some_and(|wanted| model.context_window.is_some_and(|w| w > wanted));
+        let preferred = self.models.iter().position(|model| waits(model) && larger(model));
         preferred.or_else(|| self.models.iter().position(waits))
     }
 
@@ -273,28 +267,21 @@ impl Execution {
         if self.policy.outage_patience.is_zero() {
             return Step::Exhausted;
         }
-        let since = *self.nothing_left.get_or_insert(now);
+        // While our own network is down no patience is used up.
+        let since = match self.network_down {
+            0 => *self.nothing_left.get_or_insert(now),
+            1.. => now,
+        };
         let patience_ends = since.saturating_add(self.policy.outage_patience);
-        let open = self
-            .models
-            .iter()
-            .enumerate()
-            .filter(|(_, model)| model.standing != Standing::Out);
-        let first = open
-            .filter_map(|(index, model)| Some((model.due?, index)))
-            .min();
+        let open = self.models.iter().enumerate().filter(|(_, model)| model.standing != Standing::Out);
+        let first = open.filter_map(|(index, model)| Some((model.due?, index))).min();
         // A test that falls due within the patience is made even when its caller wakes a little late.
         let Some((due, index)) = first.filter(|(due, _)| *due <= patience_ends) else {
             return Step::Exhausted;
         };
         match self.pause {
-            Some((until, why @ Pause::OwnNetworkDown)) if now < until && due <= until => {
-                Step::Pause { until, why }
-            }
-            _ if now < due => Step::Pause {
-                until: due,
-                why: Pause::BreakerTest { index },
-            },
+            Some((until, why @ Pause::OwnNetworkDown)) if now < until && due <= until => Step::Pause { until, why },
+            _ if now < due => Step::Pause { until: due, why: Pause::BreakerTest { index } },
             // The breaker has paced this attempt already; no backoff on top.
             _ => self.ask(index),
         }
@@ -331,13 +318,7 @@ impl Execution {
     ) {
         let rule = rule(&fault.fault, fault.should_retry);
         if fault.fault == Fault::Uncallable {
-            return self.refused(
-                index,
-                Refused::Unavailable {
-                    reason: fault.message.clone(),
-                },
-                now,
-            );
+            return self.refused(index, Refused::Unavailable { reason: fault.message.clone() }, now);
         }
         let now = self.advance(now);
         if index >= self.models.len() {
@@ -369,34 +350,23 @@ impl Execution {
         let was_test = model.attempts >= max || model.standing == Standing::OnlyTests;
         model.attempts = model.attempts.saturating_add(1);
         // A model that is back after an outage gets the same second chance as one that was never away.
-        let left = model.attempts < max || (was_test && retry_in.is_none());
+        let left = if was_test { retry_in.is_none() } else { model.attempts < max };
+        let timed_out_before = model.timed_out;
+        model.timed_out |= fault.fault == Fault::TimedOut;
         match rule.again {
-            Again::LaterRound => {}
-            Again::OnceInLaterRound => {
-                if std::mem::replace(&mut model.timed_out, true) {
-                    model.standing = Standing::OnlyTests;
-                }
-            }
+            Again::OnceInLaterRound if timed_out_before => model.standing = Standing::OnlyTests,
+            Again::OnceInLaterRound | Again::LaterRound => {}
             Again::Never => {
                 // A rate limit is over when its time is; the breaker knows when, and its test will tell.
-                let for_a_time = matches!(rule.breaker, BreakerEffect::OpenForRetryAfter(_))
-                    && fault.should_retry.is_none();
-                let standing = if for_a_time {
-                    Standing::OnlyTests
-                } else {
-                    Standing::Out
-                };
+                let for_a_time =
+                    matches!(rule.breaker, BreakerEffect::OpenForRetryAfter(_)) && fault.should_retry.is_none();
+                let standing = if for_a_time { Standing::OnlyTests } else { Standing::Out };
                 model.standing = standing;
             }
             Again::OnceAtOnce => {
                 let (before, how) = match fault.fault {
                     Fault::Truncated => (&mut model.truncated, Ask::HigherLimit),
-                    _ => (
-                        &mut model.bad_answer,
-                        Ask::Repair {
-                            problem: fault.message.clone(),
-                        },
-                    ),
+                    _ => (&mut model.bad_answer, Ask::Repair { problem: fault.message.clone() }),
                 };
                 if std::mem::replace(before, true) {
                     model.standing = Standing::Out;
@@ -428,11 +398,7 @@ impl Execution {
     /// this execution believed to be open may be asked at once; others are as they were.
     pub fn recovered(&mut self, index: usize, now: Duration) {
         let now = self.advance(now);
-        if let Some(model) = self
-            .models
-            .get_mut(index)
-            .filter(|model| model.due.is_some())
-        {
+        if let Some(model) = self.models.get_mut(index).filter(|model| model.due.is_some()) {
             model.due = Some(now);
             model.refused = false;
         }
@@ -458,8 +424,5 @@ impl Execution {
 /// `initial` × 2^`before`, at most `max`.
 fn backoff(policy: &Policy, before: u32) -> Duration {
     let factor = 2u32.saturating_pow(before);
-    policy
-        .backoff_initial
-        .saturating_mul(factor)
-        .min(policy.backoff_max)
+    policy.backoff_initial.saturating_mul(factor).min(policy.backoff_max)
 }

@@ -71,52 +71,28 @@ pub fn rule(fault: &Fault, should_retry: Option<bool>) -> Rule {
         Fault::Network(_) => (A::LaterRound, N::AfterBackoff, B::CountUnlessOwnNetwork),
         Fault::Tls => (A::Never, N::AfterBackoff, B::Count),
         Fault::Conflict => (A::LaterRound, N::AfterBackoff, B::None),
-        Fault::RateLimited {
-            retry_after: Some(time),
-        } => (A::Never, N::AtOnce, B::OpenForRetryAfter(*time)),
+        Fault::RateLimited { retry_after: Some(time) } => (A::Never, N::AtOnce, B::OpenForRetryAfter(*time)),
         Fault::RateLimited { retry_after: None } => (A::LaterRound, N::AfterBackoff, B::Count),
         Fault::QuotaExhausted | Fault::Denied => (A::Never, N::AfterBackoff, B::OpenForMax),
         // No call was made, so there is nothing to back off from.
         Fault::Uncallable => {
-            return Rule {
-                again: A::Never,
-                next: N::AtOnce,
-                breaker: B::None,
-            };
+            return Rule { again: A::Never, next: N::AtOnce, breaker: B::None };
         }
         Fault::ContextTooLong => (A::Never, N::LargerWindowFirst, B::None),
         Fault::BadRequest | Fault::Filtered => (A::Never, N::AfterBackoff, B::None),
         Fault::BadAnswer => (A::OnceAtOnce, N::AfterBackoff, B::CountOncePerExecution),
         Fault::Truncated => (A::OnceAtOnce, N::AfterBackoff, B::None),
         Fault::Cancelled => {
-            return Rule {
-                again: A::LaterRound,
-                next: N::None,
-                breaker: B::None,
-            };
+            return Rule { again: A::LaterRound, next: N::None, breaker: B::None };
         }
     };
     match (should_retry, again, breaker) {
-        (Some(false), _, _) => Rule {
-            again: A::Never,
-            next,
-            breaker,
-        },
-        (Some(true), A::Never | A::OnceInLaterRound, B::OpenForMax) => Rule {
-            again: A::LaterRound,
-            next,
-            breaker: B::Count,
-        },
-        (Some(true), A::Never | A::OnceInLaterRound, _) => Rule {
-            again: A::LaterRound,
-            next,
-            breaker,
-        },
-        (Some(true), A::LaterRound | A::OnceAtOnce, _) | (None, _, _) => Rule {
-            again,
-            next,
-            breaker,
-        },
+        (Some(false), _, _) => Rule { again: A::Never, next, breaker },
+        (Some(true), A::Never | A::OnceInLaterRound, B::OpenForMax) => {
+            Rule { again: A::LaterRound, next, breaker: B::Count }
+        }
+        (Some(true), A::Never | A::OnceInLaterRound, _) => Rule { again: A::LaterRound, next, breaker },
+        (Some(true), A::LaterRound | A::OnceAtOnce, _) | (None, _, _) => Rule { again, next, breaker },
     }
 }
 
@@ -133,68 +109,21 @@ mod tests {
         let network = |kind| Fault::Network(kind);
         vec![
             (Fault::Unavailable, A::LaterRound, N::AfterBackoff, B::Count),
-            (
-                Fault::TimedOut,
-                A::OnceInLaterRound,
-                N::AfterBackoff,
-                B::Count,
-            ),
+            (Fault::TimedOut, A::OnceInLaterRound, N::AfterBackoff, B::Count),
             (Fault::Malformed, A::LaterRound, N::AfterBackoff, B::Count),
-            (
-                network(NetworkFault::NoSuchHost),
-                A::LaterRound,
-                N::AfterBackoff,
-                B::CountUnlessOwnNetwork,
-            ),
-            (
-                network(NetworkFault::ResolverDown),
-                A::LaterRound,
-                N::AfterBackoff,
-                B::CountUnlessOwnNetwork,
-            ),
-            (
-                network(NetworkFault::Unreachable),
-                A::LaterRound,
-                N::AfterBackoff,
-                B::CountUnlessOwnNetwork,
-            ),
+            (network(NetworkFault::NoSuchHost), A::LaterRound, N::AfterBackoff, B::CountUnlessOwnNetwork),
+            (network(NetworkFault::ResolverDown), A::LaterRound, N::AfterBackoff, B::CountUnlessOwnNetwork),
+            (network(NetworkFault::Unreachable), A::LaterRound, N::AfterBackoff, B::CountUnlessOwnNetwork),
             (Fault::Tls, A::Never, N::AfterBackoff, B::Count),
             (Fault::Conflict, A::LaterRound, N::AfterBackoff, B::None),
-            (
-                Fault::RateLimited {
-                    retry_after: Some(S30),
-                },
-                A::Never,
-                N::AtOnce,
-                B::OpenForRetryAfter(S30),
-            ),
-            (
-                Fault::RateLimited { retry_after: None },
-                A::LaterRound,
-                N::AfterBackoff,
-                B::Count,
-            ),
-            (
-                Fault::QuotaExhausted,
-                A::Never,
-                N::AfterBackoff,
-                B::OpenForMax,
-            ),
+            (Fault::RateLimited { retry_after: Some(S30) }, A::Never, N::AtOnce, B::OpenForRetryAfter(S30)),
+            (Fault::RateLimited { retry_after: None }, A::LaterRound, N::AfterBackoff, B::Count),
+            (Fault::QuotaExhausted, A::Never, N::AfterBackoff, B::OpenForMax),
             (Fault::Denied, A::Never, N::AfterBackoff, B::OpenForMax),
             (Fault::Uncallable, A::Never, N::AtOnce, B::None),
-            (
-                Fault::ContextTooLong,
-                A::Never,
-                N::LargerWindowFirst,
-                B::None,
-            ),
+            (Fault::ContextTooLong, A::Never, N::LargerWindowFirst, B::None),
             (Fault::BadRequest, A::Never, N::AfterBackoff, B::None),
-            (
-                Fault::BadAnswer,
-                A::OnceAtOnce,
-                N::AfterBackoff,
-                B::CountOncePerExecution,
-            ),
+            (Fault::BadAnswer, A::OnceAtOnce, N::AfterBackoff, B::CountOncePerExecution),
             (Fault::Truncated, A::OnceAtOnce, N::AfterBackoff, B::None),
             (Fault::Filtered, A::Never, N::AfterBackoff, B::None),
             (Fault::Cancelled, A::LaterRound, N::None, B::None),
@@ -204,15 +133,7 @@ mod tests {
     #[test]
     fn the_table_says_what_the_specification_says() {
         for (fault, again, next, breaker) in rows() {
-            assert_eq!(
-                rule(&fault, None),
-                Rule {
-                    again,
-                    next,
-                    breaker
-                },
-                "{fault:?}"
-            );
+            assert_eq!(rule(&fault, None), Rule { again, next, breaker }, "{fault:?}");
         }
     }
 
@@ -222,11 +143,7 @@ mod tests {
             if matches!(fault, Fault::Cancelled | Fault::Uncallable) {
                 continue;
             }
-            let expected = Rule {
-                again: Again::Never,
-                next,
-                breaker,
-            };
+            let expected = Rule { again: Again::Never, next, breaker };
             assert_eq!(rule(&fault, Some(false)), expected, "{fault:?}");
         }
     }
@@ -240,15 +157,7 @@ mod tests {
                 (_, _, BreakerEffect::OpenForMax) => (Again::LaterRound, BreakerEffect::Count),
                 (_, _, breaker) => (Again::LaterRound, breaker),
             };
-            assert_eq!(
-                rule(&fault, Some(true)),
-                Rule {
-                    again,
-                    next,
-                    breaker
-                },
-                "{fault:?}"
-            );
+            assert_eq!(rule(&fault, Some(true)), Rule { again, next, breaker }, "{fault:?}");
         }
     }
 }
