@@ -542,3 +542,13 @@ fn a_cancelled_test_in_a_timeline_frees_its_place() {
     use State::{Closed, HalfOpen, Open};
     assert_eq!(states, [Closed, Open, HalfOpen, HalfOpen, HalfOpen, Closed]);
 }
+
+#[test]
+fn a_name_whose_last_acquisition_was_refused_has_no_result() {
+    let tuning = BreakerConfig { failure_threshold: NonZeroU32::MIN, ..config() };
+    let op = |at, op: fn(String) -> Op| Step { at: s(at), op: op("a".to_owned()) };
+    let steps = [op(0, Op::Acquire), op(0, Op::Failure), op(60, Op::Acquire), op(61, Op::Acquire), op(62, Op::Success)];
+    let got = run(tuning, &steps);
+    assert_eq!((got[2].admitted, got[3].admitted), (Some(true), Some(false)));
+    assert_eq!(got[4].state, State::HalfOpen);
+}

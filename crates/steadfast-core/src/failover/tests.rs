@@ -285,6 +285,13 @@ fn too_long_a_prompt_goes_to_a_larger_window_first() {
 }
 
 #[test]
+fn the_next_round_goes_in_order_again() {
+    let mut walk = Walk::over(&[Some(8), Some(4), Some(16)], Policy { backoff_initial: s(0), ..policy() });
+    walk.plain(0).fails(0, Fault::ContextTooLong).plain(2).fails(2, Fault::Unavailable);
+    walk.plain(1).fails(1, Fault::Unavailable).plain(1);
+}
+
+#[test]
 fn a_larger_window_that_refuses_is_passed_over() {
     let mut walk = Walk::over(&[Some(8), Some(4), Some(16), Some(32)], policy());
     walk.plain(0).fails(0, Fault::ContextTooLong).waits(1);
@@ -424,6 +431,21 @@ fn a_test_whose_failure_says_nothing_is_repeated_after_the_backoff() {
     walk.pauses(s(60), test).plain(0).fails_open(0, Fault::Conflict, Some(s(0)));
     walk.pauses(s(2), test).plain(0).fails_open(0, Fault::Conflict, Some(s(0)));
     walk.pauses(s(4), test).plain(0);
+}
+
+#[test]
+fn a_breaker_that_never_rests_does_not_make_an_execution_spin() {
+    let shortest = Duration::from_millis(100);
+    let policy = Policy { max_retries: NonZeroU32::MIN, outage_patience: s(1), ..patient() };
+    let mut walk = Walk::of(1, policy);
+    for _ in 0..5 {
+        walk.plain(0).refuses(0, 0).pauses(shortest, Pause::BreakerTest { index: 0 });
+    }
+    for _ in 0..5 {
+        walk.plain(0).fails_open(0, Fault::Unavailable, Some(s(0)));
+        walk.pauses(shortest, Pause::BreakerTest { index: 0 });
+    }
+    walk.plain(0).refuses(0, 0).exhausted();
 }
 
 #[test]
