@@ -1,1 +1,49 @@
-//! Placeholder, written next.
+//! The actors: they carry out what the pure machines of `steadfast-core` decide.
+//!
+//! ```text
+//! Supervisor ─┬─ CheckpointKeeper
+//!             ├─ ModelActor × model
+//!             ├─ Worker × role
+//!             ├─ Outbox
+//!             └─ SessionActor × active session ── Aggregator × try ── FileAgent × file
+//! ```
+//!
+//! Must not know: sled, routes, configuration files.
+
+mod aggregator;
+pub mod budget;
+mod checkpoint_keeper;
+mod context;
+mod directory;
+pub mod event;
+mod file_agent;
+mod issues;
+mod model;
+mod outbox;
+pub mod records;
+mod session;
+pub mod settings;
+mod supervisor;
+mod task;
+mod worker;
+
+pub use checkpoint_keeper::{Keeper, KeeperError};
+pub use event::{Event, Events};
+pub use model::ModelStatus;
+pub use settings::Settings;
+pub use supervisor::{Handle, RoleStatus, Status, Submission, SubmitError, SupervisorError, start};
+
+/// An error and what caused it, joined once, for a person.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}

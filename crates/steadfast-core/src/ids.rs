@@ -129,7 +129,11 @@ impl CommitId {
     /// [`NameError::Commit`] for any other length or character.
     pub fn new(text: &str) -> Result<Self, NameError> {
         let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if hex && matches!(text.len(), 40 | 64) { Ok(Self(text.to_owned())) } else { Err(NameError::Commit(text.to_owned())) }
+        if hex && matches!(text.len(), 40 | 64) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Commit(text.to_owned()))
+        }
     }
 
     /// The id as text.
@@ -276,7 +280,24 @@ mod tests {
         for good in ["a", "src/main.rs", "./src/x", ".gitignore", ".github/x", "a b/ä.txt", "git~2"] {
             assert!(RepoPath::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "/etc/passwd", "../x", "a/../b", ".git/config", ".GIT/x", "a/.git/x", ".git. /x", "git~1/x", "a//b", "a/", "a\\b", "C:/x", "~/x", "a\nb", ".g\u{200c}it/x"] {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../b",
+            ".git/config",
+            ".GIT/x",
+            "a/.git/x",
+            ".git. /x",
+            "git~1/x",
+            "a//b",
+            "a/",
+            "a\\b",
+            "C:/x",
+            "~/x",
+            "a\nb",
+            ".g\u{200c}it/x",
+        ] {
             assert!(RepoPath::new(bad).is_err(), "{bad}");
         }
     }

@@ -63,38 +63,22 @@ pub(crate) struct Draft {
 impl Draft {
     pub(crate) fn push(&mut self, text: &str) -> Result<(), Problem> {
         if self.text.len() + text.len() > MAX_ANSWER_BYTES {
-            return Err(Problem::Malformed(
-                "the answer is larger than 8 MiB".to_owned(),
-            ));
+            return Err(Problem::Malformed("the answer is larger than 8 MiB".to_owned()));
         }
         self.text.push_str(text);
         Ok(())
     }
 
     /// Judges the whole answer: cut, refused, empty, or good.
-    pub(crate) fn conclude(
-        self,
-        headers: Option<&HeaderMap>,
-        reporter: &Reporter,
-    ) -> Result<Completion, CallFault> {
+    pub(crate) fn conclude(self, headers: Option<&HeaderMap>, reporter: &Reporter) -> Result<Completion, CallFault> {
         let finish = match self.finish.as_deref().map(End::of) {
             Some(End::Cut) => {
-                let message = format!(
-                    "the answer was cut at the token limit, after {} tokens",
-                    self.usage.output
-                );
+                let message = format!("the answer was cut at the token limit, after {} tokens", self.usage.output);
                 return Err(reporter.fault(Fault::Truncated, &message));
             }
             Some(End::Filtered) => {
-                let why = if self.refusal.is_empty() {
-                    "no reason given"
-                } else {
-                    &self.refusal
-                };
-                return Err(reporter.fault(
-                    Fault::Filtered,
-                    &format!("refused by a content filter: {why}"),
-                ));
+                let why = if self.refusal.is_empty() { "no reason given" } else { &self.refusal };
+                return Err(reporter.fault(Fault::Filtered, &format!("refused by a content filter: {why}")));
             }
             Some(End::Failed) => {
                 let word = self.finish.as_deref().unwrap_or_default();
@@ -108,10 +92,7 @@ impl Draft {
             }
         };
         if !self.refusal.trim().is_empty() {
-            return Err(reporter.fault(
-                Fault::Filtered,
-                &format!("the model refused: {}", self.refusal),
-            ));
+            return Err(reporter.fault(Fault::Filtered, &format!("the model refused: {}", self.refusal)));
         }
         if self.text.trim().is_empty() {
             let message = match &finish {
@@ -123,15 +104,10 @@ impl Draft {
             return Err(reporter.fault(Fault::BadAnswer, message));
         }
         let header = |name: &str| headers?.get(name)?.to_str().ok();
-        let id = header("x-request-id")
-            .or_else(|| header("request-id"))
-            .or(self.id.as_deref());
+        let id = header("x-request-id").or_else(|| header("request-id")).or(self.id.as_deref());
         Ok(Completion {
             provider_request_id: id.and_then(|id| reporter.label(id)),
-            served_model: self
-                .model
-                .as_deref()
-                .and_then(|model| reporter.label(model)),
+            served_model: self.model.as_deref().and_then(|model| reporter.label(model)),
             text: self.text.into(),
             finish,
             usage: self.usage,
@@ -153,13 +129,12 @@ impl End {
     fn of(word: &str) -> Self {
         match word.to_ascii_lowercase().as_str() {
             "stop" | "end_turn" | "stop_sequence" | "eos" | "eos_token" | "completed" => Self::Stop,
-            "length"
-            | "max_tokens"
-            | "model_length"
-            | "max_output_tokens"
-            | "model_context_window_exceeded" => Self::Cut,
-            "content_filter" | "refusal" | "safety" | "recitation" | "blocklist"
-            | "prohibited_content" | "spii" => Self::Filtered,
+            "length" | "max_tokens" | "model_length" | "max_output_tokens" | "model_context_window_exceeded" => {
+                Self::Cut
+            }
+            "content_filter" | "refusal" | "safety" | "recitation" | "blocklist" | "prohibited_content" | "spii" => {
+                Self::Filtered
+            }
             // OpenRouter's and SGLang's words for an answer that its server gave up.
             "error" | "abort" => Self::Failed,
             _ => Self::Other,
@@ -169,12 +144,7 @@ impl End {
 
 /// A count from JSON: providers send null or leave it out.
 pub(crate) fn count(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| {
-        value
-            .as_f64()
-            .filter(|number| *number >= 0.0)
-            .map(|number| number as u64)
-    })
+    value.as_u64().or_else(|| value.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
 }
 
 /// A text from JSON, unless it is missing or empty.

@@ -23,30 +23,16 @@ const DEFAULT_MAX_TOKENS: u32 = 8192;
 const VERSION: &str = "2023-06-01";
 
 /// Makes the client of one model.
-pub(crate) fn build(
-    settings: &ProviderSettings,
-    model_name: &str,
-) -> Result<Arc<dyn ModelClient>, Uncallable> {
+pub(crate) fn build(settings: &ProviderSettings, model_name: &str) -> Result<Arc<dyn ModelClient>, Uncallable> {
     let credential = |key: &str| (HeaderName::from_static("x-api-key"), key.to_owned());
-    let endpoint =
-        Endpoint::new(settings, path, credential)?.with_header("anthropic-version", VERSION);
-    Ok(Arc::new(Anthropic(Arc::new(Inner {
-        endpoint,
-        model: model_name.to_owned(),
-        stream: settings.stream,
-    }))))
+    let endpoint = Endpoint::new(settings, path, credential)?.with_header("anthropic-version", VERSION);
+    Ok(Arc::new(Anthropic(Arc::new(Inner { endpoint, model: model_name.to_owned(), stream: settings.stream }))))
 }
 
 /// The base URL may end in `v1` or not: people write both.
 fn path(base: &Url) -> &'static [&'static str] {
-    let last = base
-        .path_segments()
-        .and_then(|mut segments| segments.rfind(|segment| !segment.is_empty()));
-    if last == Some("v1") {
-        &["messages"]
-    } else {
-        &["v1", "messages"]
-    }
+    let last = base.path_segments().and_then(|mut segments| segments.rfind(|segment| !segment.is_empty()));
+    if last == Some("v1") { &["messages"] } else { &["v1", "messages"] }
 }
 
 struct Anthropic(Arc<Inner>);
@@ -58,18 +44,11 @@ struct Inner {
 }
 
 impl ModelClient for Anthropic {
-    fn complete(
-        &self,
-        request: Arc<CallRequest>,
-    ) -> BoxFuture<'static, Result<Completion, CallFault>> {
+    fn complete(&self, request: Arc<CallRequest>) -> BoxFuture<'static, Result<Completion, CallFault>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
             let body = inner.body(&request);
-            inner
-                .endpoint
-                .call::<MessageAnswer>(body, &request)
-                .await
-                .map_err(|failed| failed.fault)
+            inner.endpoint.call::<MessageAnswer>(body, &request).await.map_err(|failed| failed.fault)
         })
     }
 
@@ -85,14 +64,9 @@ impl Inner {
             max_tokens: request.max_output_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
             stream: self.stream,
             system: &request.prompt.system,
-            messages: [Message {
-                role: "user",
-                content: &request.prompt.user,
-            }],
+            messages: [Message { role: "user", content: &request.prompt.user }],
         };
-        serde_json::to_vec(&body)
-            .expect("texts, numbers and flags always become JSON")
-            .into()
+        serde_json::to_vec(&body).expect("texts, numbers and flags always become JSON").into()
     }
 }
 
@@ -121,9 +95,8 @@ struct MessageAnswer {
 
 impl AnswerFormat for MessageAnswer {
     fn event(&mut self, event: &Event<'_>) -> Result<(), Problem> {
-        let value: Value = serde_json::from_str(event.data).map_err(|error| {
-            Problem::Malformed(format!("an event of the stream is no JSON: {error}"))
-        })?;
+        let value: Value = serde_json::from_str(event.data)
+            .map_err(|error| Problem::Malformed(format!("an event of the stream is no JSON: {error}")))?;
         // The type stands in the data, too; servers that only imitate the API may leave out either.
         match value["type"].as_str().unwrap_or(event.name) {
             "message_start" => self.take_message(&value["message"]),
@@ -141,14 +114,10 @@ impl AnswerFormat for MessageAnswer {
             }
             "message_stop" => self.done = true,
             "error" => {
-                return Err(Problem::Provider(Box::new(ProviderError::from_json(
-                    &value,
-                ))));
+                return Err(Problem::Provider(Box::new(ProviderError::from_json(&value))));
             }
             _ if !value["error"].is_null() => {
-                return Err(Problem::Provider(Box::new(ProviderError::from_json(
-                    &value,
-                ))));
+                return Err(Problem::Provider(Box::new(ProviderError::from_json(&value))));
             }
             // `ping`, `content_block_stop`, and event types that are yet to come, which clients are told to pass over.
             _ => {}
@@ -160,9 +129,7 @@ impl AnswerFormat for MessageAnswer {
         let Some(blocks) = document["content"].as_array() else {
             return match document["error"].is_null() {
                 true => Err(Problem::Malformed("the answer has no content".to_owned())),
-                false => Err(Problem::Provider(Box::new(ProviderError::from_json(
-                    &document,
-                )))),
+                false => Err(Problem::Provider(Box::new(ProviderError::from_json(&document)))),
             };
         };
         self.take_message(&document);
@@ -208,10 +175,8 @@ impl MessageAnswer {
     fn take_usage(&mut self, usage: &Value) {
         if let Some(fresh) = count(&usage["input_tokens"]) {
             let cached = ["cache_creation_input_tokens", "cache_read_input_tokens"];
-            self.draft.usage.input = cached
-                .iter()
-                .filter_map(|name| count(&usage[*name]))
-                .fold(fresh, u64::saturating_add);
+            self.draft.usage.input =
+                cached.iter().filter_map(|name| count(&usage[*name])).fold(fresh, u64::saturating_add);
         }
         if let Some(output) = count(&usage["output_tokens"]) {
             self.draft.usage.output = output;

@@ -20,12 +20,7 @@ pub struct Prompt {
 impl fmt::Debug for Prompt {
     /// Sizes only: a prompt holds files of the user and has no place in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Prompt({} + {} bytes)",
-            self.system.len(),
-            self.user.len()
-        )
+        write!(f, "Prompt({} + {} bytes)", self.system.len(), self.user.len())
     }
 }
 
@@ -108,10 +103,7 @@ pub trait ModelClient: Send + Sync + 'static {
     /// # Errors
     /// A [`CallFault`], classified as in SPEC 4. [`Fault::Cancelled`](steadfast_core::fault::Fault::Cancelled) is never
     /// among them: a cancelled call reports nothing.
-    fn complete(
-        &self,
-        request: Arc<CallRequest>,
-    ) -> BoxFuture<'static, Result<Completion, CallFault>>;
+    fn complete(&self, request: Arc<CallRequest>) -> BoxFuture<'static, Result<Completion, CallFault>>;
 
     /// The host's name or address without its port, for telling an outage of our own network from one host's; `None`
     /// for a command.

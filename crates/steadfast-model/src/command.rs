@@ -55,54 +55,31 @@ const PASSED: &[&str] = &[
 const PASSED_PREFIXES: &[&str] = &["XDG_", "LC_"];
 
 /// Makes the client of one model. Looks for the program now, so that a missing one is known before any call.
-pub(crate) fn build(
-    settings: &ProviderSettings,
-    model_name: &str,
-) -> Result<Arc<dyn ModelClient>, Uncallable> {
+pub(crate) fn build(settings: &ProviderSettings, model_name: &str) -> Result<Arc<dyn ModelClient>, Uncallable> {
     let Some((program, arguments)) = settings.command.split_first() else {
-        return Err(Uncallable::new(
-            "command is empty: name a program and its arguments",
-        ));
+        return Err(Uncallable::new("command is empty: name a program and its arguments"));
     };
     Ok(Arc::new(CommandModel(Arc::new(Inner {
         program: find(program, std::env::var_os("PATH"))?,
-        arguments: arguments
-            .iter()
-            .map(|argument| argument.replace(MODEL_PLACEHOLDER, model_name))
-            .collect(),
+        arguments: arguments.iter().map(|argument| argument.replace(MODEL_PLACEHOLDER, model_name)).collect(),
         model: model_name.to_owned(),
-        key: settings
-            .key
-            .as_ref()
-            .map(|key| key.expose_secret().trim().into()),
-        reporter: Reporter::new(
-            settings
-                .key
-                .as_ref()
-                .map(|key| key.expose_secret().trim().into()),
-        ),
+        key: settings.key.as_ref().map(|key| key.expose_secret().trim().into()),
+        reporter: Reporter::new(settings.key.as_ref().map(|key| key.expose_secret().trim().into())),
     }))))
 }
 
 /// As a shell would: a name without a slash is looked for in the search path.
 fn find(program: &str, search_path: Option<OsString>) -> Result<PathBuf, Uncallable> {
-    let runs = |path: &Path| {
-        path.metadata()
-            .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-    };
+    let runs = |path: &Path| path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0);
     if program.contains('/') {
         // Made absolute here: the program is started from another folder.
         return match std::path::absolute(program) {
             Ok(path) if runs(&path) => Ok(path),
-            _ => Err(Uncallable::new(format!(
-                "{program:?} is no program that can be run"
-            ))),
+            _ => Err(Uncallable::new(format!("{program:?} is no program that can be run"))),
         };
     }
     let folders = search_path.unwrap_or_default();
-    let found = std::env::split_paths(&folders)
-        .map(|folder| folder.join(program))
-        .find(|path| runs(path));
+    let found = std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| runs(path));
     found
         .filter(|_| !program.is_empty())
         .and_then(|path| std::path::absolute(path).ok())
@@ -120,19 +97,13 @@ struct Inner {
 }
 
 impl ModelClient for CommandModel {
-    fn complete(
-        &self,
-        request: Arc<CallRequest>,
-    ) -> BoxFuture<'static, Result<Completion, CallFault>> {
+    fn complete(&self, request: Arc<CallRequest>) -> BoxFuture<'static, Result<Completion, CallFault>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
             match tokio::time::timeout(request.timeout, inner.run(&request)).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
-                    let message = format!(
-                        "the program had not ended after {:?} and was killed",
-                        request.timeout
-                    );
+                    let message = format!("the program had not ended after {:?} and was killed", request.timeout);
                     Err(inner.reporter.fault(Fault::TimedOut, &message))
                 }
             }
@@ -146,17 +117,9 @@ impl ModelClient for CommandModel {
 
 impl Inner {
     async fn run(&self, request: &CallRequest) -> Result<Completion, CallFault> {
-        let folder =
-            tempfile::tempdir().map_err(|error| self.not_started("make a folder for", &error))?;
-        let child = self
-            .command(request, folder.path())
-            .spawn()
-            .map_err(|error| self.not_started("start", &error))?;
-        let mut group = Group {
-            leader: child.id(),
-            child,
-            outlived: false,
-        };
+        let folder = tempfile::tempdir().map_err(|error| self.not_started("make a folder for", &error))?;
+        let child = self.command(request, folder.path()).spawn().map_err(|error| self.not_started("start", &error))?;
+        let mut group = Group { leader: child.id(), child, outlived: false };
 
         let stdin = group.child.stdin.take().expect("standard input is piped");
         let stdout = group.child.stdout.take().expect("standard output is piped");
@@ -190,20 +153,10 @@ impl Inner {
             }
         };
         match outcome {
-            Err(TooLarge) => Err(self.reporter.fault(
-                Fault::Malformed,
-                "the program's answer is larger than 8 MiB",
-            )),
+            Err(TooLarge) => Err(self.reporter.fault(Fault::Malformed, "the program's answer is larger than 8 MiB")),
             Ok(Err(error)) => Err(self.not_started("wait for", &error)),
             Ok(Ok(status)) if status.success() => self.answer(answer),
-            Ok(Ok(status)) => Err(self.failed(
-                status,
-                if complaint.is_empty() {
-                    &answer
-                } else {
-                    &complaint
-                },
-            )),
+            Ok(Ok(status)) => Err(self.failed(status, if complaint.is_empty() { &answer } else { &complaint })),
         }
     }
 
@@ -228,23 +181,14 @@ impl Inner {
     }
 
     fn answer(&self, bytes: Vec<u8>) -> Result<Completion, CallFault> {
-        let text = String::from_utf8(bytes).map_err(|_| {
-            self.reporter
-                .fault(Fault::Malformed, "the program's answer is not UTF-8")
-        })?;
-        Draft {
-            text,
-            finish: Some("stop".to_owned()),
-            ..Draft::default()
-        }
-        .conclude(None, &self.reporter)
+        let text = String::from_utf8(bytes)
+            .map_err(|_| self.reporter.fault(Fault::Malformed, "the program's answer is not UTF-8"))?;
+        Draft { text, finish: Some("stop".to_owned()), ..Draft::default() }.conclude(None, &self.reporter)
     }
 
     fn failed(&self, status: ExitStatus, output: &[u8]) -> CallFault {
         let output = String::from_utf8_lossy(output);
-        let message = self
-            .reporter
-            .message_with_tail(&format!("the program failed ({status})"), &output);
+        let message = self.reporter.message_with_tail(&format!("the program failed ({status})"), &output);
         CallFault::new(Fault::Unavailable, message)
     }
 
@@ -254,18 +198,12 @@ impl Inner {
             ErrorKind::NotFound | ErrorKind::PermissionDenied => Fault::Uncallable,
             _ => Fault::Unavailable,
         };
-        self.reporter.fault(
-            fault,
-            &format!("cannot {what} {}: {error}", self.program.display()),
-        )
+        self.reporter.fault(fault, &format!("cannot {what} {}: {error}", self.program.display()))
     }
 }
 
 fn is_passed(name: &str) -> bool {
-    PASSED.contains(&name)
-        || PASSED_PREFIXES
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+    PASSED.contains(&name) || PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// A running program and whatever it started. Dropped before the program was reaped, it kills the whole group.
@@ -282,10 +220,7 @@ impl Drop for Group {
         if self.child.id().is_none() && !self.outlived {
             return;
         }
-        let leader = self
-            .leader
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
+        let leader = self.leader.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(leader) = leader {
             // It fails only when the group has just ended, which is what is wanted.
             let _ = kill_process_group(leader, Signal::KILL);
@@ -333,12 +268,9 @@ mod tests {
     fn a_program_is_found_in_the_search_path_only() {
         assert!(find("sh", Some("/nowhere:/bin".into())).is_ok());
         assert!(find("/bin/sh", None).is_ok());
-        for (program, path) in [
-            ("sh", Some("/nowhere".into())),
-            ("sh", None),
-            ("/bin", None),
-            ("", Some("/bin".into())),
-        ] {
+        for (program, path) in
+            [("sh", Some("/nowhere".into())), ("sh", None), ("/bin", None), ("", Some("/bin".into()))]
+        {
             assert!(find(program, path).is_err(), "{program}");
         }
         let refused = find("no-such-tool", Some("/bin".into())).unwrap_err();
@@ -350,13 +282,7 @@ mod tests {
         for name in ["PATH", "HOME", "XDG_CONFIG_HOME", "LC_ALL"] {
             assert!(is_passed(name), "{name}");
         }
-        for name in [
-            "OPENAI_API_KEY",
-            "GITHUB_TOKEN",
-            "STEADFAST_CONFIG",
-            "LD_PRELOAD",
-            "CREDENTIALS_DIRECTORY",
-        ] {
+        for name in ["OPENAI_API_KEY", "GITHUB_TOKEN", "STEADFAST_CONFIG", "LD_PRELOAD", "CREDENTIALS_DIRECTORY"] {
             assert!(!is_passed(name), "{name}");
         }
     }

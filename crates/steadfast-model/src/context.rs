@@ -6,46 +6,18 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use crate::call::CallContext;
 
 /// Everything but RFC 3986's unreserved characters and the slash, which separates a path's parts as it stands.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// Header, variable and value of all that is known; the value is visible ASCII in the header's form.
 fn values(context: &CallContext) -> impl Iterator<Item = (&'static str, &'static str, String)> {
-    let file = context
-        .file
-        .as_ref()
-        .map(|file| utf8_percent_encode(file.as_str(), PATH).to_string());
+    let file = context.file.as_ref().map(|file| utf8_percent_encode(file.as_str(), PATH).to_string());
     [
-        (
-            "x-steadfast-role",
-            "STEADFAST_ROLE",
-            Some(context.role.as_str().to_owned()),
-        ),
-        (
-            "x-steadfast-session",
-            "STEADFAST_SESSION",
-            Some(context.session.as_str().to_owned()),
-        ),
-        (
-            "x-steadfast-idea",
-            "STEADFAST_IDEA",
-            Some(context.idea.as_str().to_owned()),
-        ),
-        (
-            "x-steadfast-milestone",
-            "STEADFAST_MILESTONE",
-            context.milestone.map(|number| number.to_string()),
-        ),
+        ("x-steadfast-role", "STEADFAST_ROLE", Some(context.role.as_str().to_owned())),
+        ("x-steadfast-session", "STEADFAST_SESSION", Some(context.session.as_str().to_owned())),
+        ("x-steadfast-idea", "STEADFAST_IDEA", Some(context.idea.as_str().to_owned())),
+        ("x-steadfast-milestone", "STEADFAST_MILESTONE", context.milestone.map(|number| number.to_string())),
         ("x-steadfast-file", "STEADFAST_FILE", file),
-        (
-            "x-steadfast-attempt",
-            "STEADFAST_ATTEMPT",
-            Some(context.attempt.to_string()),
-        ),
+        ("x-steadfast-attempt", "STEADFAST_ATTEMPT", Some(context.attempt.to_string())),
     ]
     .into_iter()
     .filter_map(|(header, variable, value)| Some((header, variable, value?)))
@@ -63,9 +35,7 @@ pub(crate) fn add_headers(headers: &mut HeaderMap, context: &CallContext) {
 
 /// Variables for a command. The file stands there as it is, not percent-encoded: a variable can hold it.
 pub(crate) fn variables(context: &CallContext) -> Vec<(&'static str, String)> {
-    let mut variables: Vec<_> = values(context)
-        .map(|(_, variable, value)| (variable, value))
-        .collect();
+    let mut variables: Vec<_> = values(context).map(|(_, variable, value)| (variable, value)).collect();
     for (variable, value) in &mut variables {
         if let ("STEADFAST_FILE", Some(file)) = (*variable, &context.file) {
             file.as_str().clone_into(value);
@@ -106,16 +76,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_sent() {
         let mut headers = HeaderMap::new();
-        add_headers(
-            &mut headers,
-            &CallContext {
-                milestone: None,
-                ..context(None)
-            },
-        );
-        assert!(
-            !headers.contains_key("x-steadfast-file")
-                && !headers.contains_key("x-steadfast-milestone")
-        );
+        add_headers(&mut headers, &CallContext { milestone: None, ..context(None) });
+        assert!(!headers.contains_key("x-steadfast-file") && !headers.contains_key("x-steadfast-milestone"));
     }
 }

@@ -48,10 +48,7 @@ pub(crate) struct Failed {
 
 impl From<CallFault> for Failed {
     fn from(fault: CallFault) -> Self {
-        Self {
-            fault,
-            said: String::new(),
-        }
+        Self { fault, said: String::new() }
     }
 }
 
@@ -69,46 +66,25 @@ impl Endpoint {
         }
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(
-            ACCEPT,
-            HeaderValue::from_static("text/event-stream, application/json"),
-        );
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
         if let Some(key) = &settings.key {
             let key = key.expose_secret().trim();
             if key.is_empty() {
                 return Err(Uncallable::new("the key is empty"));
             }
             let (name, value) = credential(key);
-            let unfit =
-                |_| Uncallable::new("the key holds a character that cannot go into a header");
+            let unfit = |_| Uncallable::new("the key holds a character that cannot go into a header");
             let mut value = HeaderValue::try_from(value).map_err(unfit)?;
             value.set_sensitive(true);
             headers.insert(name, value);
         }
-        let key = settings
-            .key
-            .as_ref()
-            .map(|key| key.expose_secret().trim().into());
-        let host = url
-            .host_str()
-            .unwrap_or("")
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        Ok(Self {
-            reach: Reach::of(&url),
-            url,
-            host,
-            headers,
-            reporter: Reporter::new(key),
-        })
+        let key = settings.key.as_ref().map(|key| key.expose_secret().trim().into());
+        let host = url.host_str().unwrap_or("").trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { reach: Reach::of(&url), url, host, headers, reporter: Reporter::new(key) })
     }
 
     pub(crate) fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.headers.insert(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
+        self.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         self
     }
 
@@ -117,11 +93,7 @@ impl Endpoint {
     }
 
     /// Makes the call with this body within the request's time.
-    pub(crate) async fn call<F: AnswerFormat>(
-        &self,
-        body: Bytes,
-        request: &CallRequest,
-    ) -> Result<Completion, Failed> {
+    pub(crate) async fn call<F: AnswerFormat>(&self, body: Bytes, request: &CallRequest) -> Result<Completion, Failed> {
         let mut progress = Progress::Sending;
         let exchange = self.exchange::<F>(body, request, &mut progress);
         match tokio::time::timeout(request.timeout, exchange).await {
@@ -147,19 +119,12 @@ impl Endpoint {
         request: &CallRequest,
         progress: &mut Progress,
     ) -> Result<Completion, Failed> {
-        let unusable =
-            |cause| format!("the root certificates of this system cannot be used: {cause}");
-        let client = pool::client(self.reach)
-            .await
-            .map_err(|cause| self.reporter.fault(Fault::Tls, &unusable(cause)))?;
+        let unusable = |cause| format!("the root certificates of this system cannot be used: {cause}");
+        let client =
+            pool::client(self.reach).await.map_err(|cause| self.reporter.fault(Fault::Tls, &unusable(cause)))?;
         let mut headers = self.headers.clone();
         context::add_headers(&mut headers, &request.context);
-        let sent = client
-            .post(self.url.clone())
-            .headers(headers)
-            .body(body)
-            .send()
-            .await;
+        let sent = client.post(self.url.clone()).headers(headers).body(body).send().await;
         let mut response = sent.map_err(|error| self.no_response(&error))?;
         *progress = Progress::Reading(0);
         let status = response.status();
@@ -168,9 +133,7 @@ impl Endpoint {
         }
         match read_answer::<F>(&mut response, progress).await {
             Ok((answer, end)) => {
-                let concluded = answer
-                    .into_draft()
-                    .conclude(Some(response.headers()), &self.reporter);
+                let concluded = answer.into_draft().conclude(Some(response.headers()), &self.reporter);
                 match end {
                     End::Reached => {}
                     End::Due => read_late_end(response),
@@ -179,27 +142,16 @@ impl Endpoint {
                 Ok(concluded.map_err(|fault| CallFault { status, ..fault })?)
             }
             Err(NoAnswer::Problem(Problem::Provider(error))) => {
-                let fault = refusal::in_answer(
-                    &error,
-                    response.headers(),
-                    SystemTime::now(),
-                    &self.reporter,
-                );
+                let fault = refusal::in_answer(&error, response.headers(), SystemTime::now(), &self.reporter);
                 Err(fault.into())
             }
-            Err(NoAnswer::Problem(Problem::Malformed(how))) => {
-                Err(self.failed(Fault::Malformed, &response, &how))
-            }
+            Err(NoAnswer::Problem(Problem::Malformed(how))) => Err(self.failed(Fault::Malformed, &response, &how)),
             Err(NoAnswer::Broken(fault, how)) => Err(self.failed(fault, &response, &how)),
         }
     }
 
     fn failed(&self, fault: Fault, response: &Response, message: &str) -> Failed {
-        CallFault {
-            status: Some(response.status().as_u16()),
-            ..self.reporter.fault(fault, message)
-        }
-        .into()
+        CallFault { status: Some(response.status().as_u16()), ..self.reporter.fault(fault, message) }.into()
     }
 
     fn no_response(&self, error: &reqwest::Error) -> Failed {
@@ -208,24 +160,13 @@ impl Endpoint {
             None => self.host.clone(),
         };
         let message = if error.is_connect() && error.is_timeout() {
-            format!(
-                "no connection to {authority} within {:?}",
-                pool::CONNECT_TIMEOUT
-            )
+            format!("no connection to {authority} within {:?}", pool::CONNECT_TIMEOUT)
         } else if error.is_connect() {
-            format!(
-                "no connection to {authority}: {}",
-                transport::root_cause(error)
-            )
+            format!("no connection to {authority}: {}", transport::root_cause(error))
         } else {
-            format!(
-                "{authority} gave no response: {}",
-                transport::root_cause(error)
-            )
+            format!("{authority} gave no response: {}", transport::root_cause(error))
         };
-        self.reporter
-            .fault(transport::classify(error), &message)
-            .into()
+        self.reporter.fault(transport::classify(error), &message).into()
     }
 
     async fn refused(&self, mut response: Response) -> Failed {
@@ -241,12 +182,8 @@ impl Endpoint {
         };
         let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
         let (status, headers) = (response.status().as_u16(), response.headers());
-        let (fault, error) =
-            refusal::of_response(status, headers, &body, SystemTime::now(), &self.reporter);
-        Failed {
-            fault,
-            said: error.words(),
-        }
+        let (fault, error) = refusal::of_response(status, headers, &body, SystemTime::now(), &self.reporter);
+        Failed { fault, said: error.words() }
     }
 }
 
@@ -286,10 +223,7 @@ fn malformed(how: impl Into<String>) -> NoAnswer {
     NoAnswer::Problem(Problem::Malformed(how.into()))
 }
 
-async fn next_chunk(
-    response: &mut Response,
-    progress: &mut Progress,
-) -> Result<Option<Bytes>, NoAnswer> {
+async fn next_chunk(response: &mut Response, progress: &mut Progress) -> Result<Option<Bytes>, NoAnswer> {
     let so_far = match progress {
         Progress::Reading(bytes) => *bytes,
         Progress::Sending => 0,
@@ -301,10 +235,7 @@ async fn next_chunk(
         }
         Ok(None) => Ok(None),
         Err(error) => {
-            let how = format!(
-                "the answer broke off after {so_far} bytes: {}",
-                transport::root_cause(&error)
-            );
+            let how = format!("the answer broke off after {so_far} bytes: {}", transport::root_cause(&error));
             Err(NoAnswer::Broken(transport::classify(&error), how))
         }
     }
@@ -312,28 +243,16 @@ async fn next_chunk(
 
 /// The first byte tells a document from a stream: servers answer a streaming request with plain JSON, or the other way
 /// round, and label either wrongly.
-async fn read_answer<F: AnswerFormat>(
-    response: &mut Response,
-    progress: &mut Progress,
-) -> Result<(F, End), NoAnswer> {
+async fn read_answer<F: AnswerFormat>(response: &mut Response, progress: &mut Progress) -> Result<(F, End), NoAnswer> {
     let labelled_stream = response
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            value
-                .trim_start()
-                .to_ascii_lowercase()
-                .starts_with("text/event-stream")
-        });
+        .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
     let (head, first) = loop {
         match next_chunk(response, progress).await? {
             Some(chunk) => {
-                if let Some(first) = chunk
-                    .iter()
-                    .copied()
-                    .find(|byte| !byte.is_ascii_whitespace())
-                {
+                if let Some(first) = chunk.iter().copied().find(|byte| !byte.is_ascii_whitespace()) {
                     break (chunk, first);
                 }
             }
@@ -343,18 +262,10 @@ async fn read_answer<F: AnswerFormat>(
     };
     match first {
         b'{' | b'[' => Ok((read_document(response, progress, head).await?, End::Reached)),
-        b'<' => Err(malformed(format!(
-            "the answer is HTML or XML, not JSON: {}",
-            shown(&head)
-        ))),
-        b':' | b'd' | b'e' | b'i' | b'r' => {
-            read_stream(response, progress, head, labelled_stream).await
-        }
+        b'<' => Err(malformed(format!("the answer is HTML or XML, not JSON: {}", shown(&head)))),
+        b':' | b'd' | b'e' | b'i' | b'r' => read_stream(response, progress, head, labelled_stream).await,
         _ if labelled_stream => read_stream(response, progress, head, true).await,
-        _ => Err(malformed(format!(
-            "the answer is neither JSON nor an event stream: {}",
-            shown(&head)
-        ))),
+        _ => Err(malformed(format!("the answer is neither JSON nor an event stream: {}", shown(&head)))),
     }
 }
 
@@ -373,12 +284,8 @@ async fn read_document<F: AnswerFormat>(
         body.extend_from_slice(&chunk);
     }
     let text = str::from_utf8(&body).map_err(|_| malformed("the answer is not UTF-8"))?;
-    let document = serde_json::from_str(text).map_err(|error| {
-        malformed(format!(
-            "the answer is no JSON ({error}): {}",
-            shown(text.as_bytes())
-        ))
-    })?;
+    let document = serde_json::from_str(text)
+        .map_err(|error| malformed(format!("the answer is no JSON ({error}): {}", shown(text.as_bytes()))))?;
     let mut answer = F::default();
     answer.document(document)?;
     Ok(answer)
@@ -397,23 +304,12 @@ async fn read_stream<F: AnswerFormat>(
     while let Some(chunk) = next {
         parser.feed(&chunk, &mut |event| {
             events += 1;
-            if answer.is_done() {
-                Ok(())
-            } else {
-                answer.event(&event)
-            }
+            if answer.is_done() { Ok(()) } else { answer.event(&event) }
         })?;
         if answer.is_done() {
             let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
             let ended = tokio::time::timeout(END_TIMEOUT, rest).await;
-            return Ok((
-                answer,
-                if ended.is_ok() {
-                    End::Reached
-                } else {
-                    End::Due
-                },
-            ));
+            return Ok((answer, if ended.is_ok() { End::Reached } else { End::Due }));
         }
         next = next_chunk(response, progress).await?;
     }
@@ -425,10 +321,9 @@ async fn read_stream<F: AnswerFormat>(
         // An event that stands there half is what a stream that was cut looks like.
         Err(Problem::Malformed(_)) => Err(ended_early(events)),
         Err(problem) => Err(problem.into()),
-        Ok(()) if events == 0 && !labelled_stream => Err(malformed(format!(
-            "the answer is neither JSON nor an event stream: {}",
-            shown(&head)
-        ))),
+        Ok(()) if events == 0 && !labelled_stream => {
+            Err(malformed(format!("the answer is neither JSON nor an event stream: {}", shown(&head))))
+        }
         Ok(()) if answer.is_done() || answer.may_end() => Ok((answer, End::Reached)),
         Ok(()) => Err(ended_early(events)),
     }
@@ -440,27 +335,17 @@ fn ended_early(events: usize) -> NoAnswer {
 }
 
 fn shown(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)])
-        .chars()
-        .take(SHOWN_CHARS)
-        .collect()
+    String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)]).chars().take(SHOWN_CHARS).collect()
 }
 
 fn base_url(text: &str) -> Result<Url, Uncallable> {
-    let url = Url::parse(text.trim()).map_err(|error| {
-        Uncallable::new(format!(
-            "base_url is no address ({error}): write http://host/v1"
-        ))
-    })?;
+    let url = Url::parse(text.trim())
+        .map_err(|error| Uncallable::new(format!("base_url is no address ({error}): write http://host/v1")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err(Uncallable::new(
-            "base_url must begin with http:// or https:// and name a host",
-        ));
+        return Err(Uncallable::new("base_url must begin with http:// or https:// and name a host"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Uncallable::new(
-            "base_url holds a user or password; set the key in api_key_env or api_key_file",
-        ));
+        return Err(Uncallable::new("base_url holds a user or password; set the key in api_key_env or api_key_file"));
     }
     Ok(url)
 }

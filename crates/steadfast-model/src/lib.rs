@@ -35,11 +35,8 @@ pub use settings::{ProviderSettings, Uncallable};
 type Build = fn(&ProviderSettings, &str) -> Result<Arc<dyn ModelClient>, Uncallable>;
 
 /// Every provider kind: the word in the configuration and what makes a client of it.
-const KINDS: &[(&str, Build)] = &[
-    ("openai", openai::build),
-    ("anthropic", anthropic::build),
-    ("command", command::build),
-];
+const KINDS: &[(&str, Build)] =
+    &[("openai", openai::build), ("anthropic", anthropic::build), ("command", command::build)];
 
 /// The words that `kind` may be, in the order in which they are documented.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
@@ -54,16 +51,10 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// [`Uncallable`] with the reason, for a person: an unknown kind, a base URL that is none, a key that cannot go into a
 /// header, a program that is not there.
-pub fn client(
-    settings: &ProviderSettings,
-    model_name: &str,
-) -> Result<Arc<dyn ModelClient>, Uncallable> {
+pub fn client(settings: &ProviderSettings, model_name: &str) -> Result<Arc<dyn ModelClient>, Uncallable> {
     let Some((_, build)) = KINDS.iter().find(|(kind, _)| *kind == settings.kind) else {
         let known = kinds().collect::<Vec<_>>().join(", ");
-        return Err(Uncallable::new(format!(
-            "provider kind {:?} is unknown (known: {known})",
-            settings.kind
-        )));
+        return Err(Uncallable::new(format!("provider kind {:?} is unknown (known: {known})", settings.kind)));
     };
     build(settings, model_name)
 }
@@ -74,14 +65,8 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_refused_with_the_known_ones() {
-        let settings = ProviderSettings {
-            kind: "opnai".to_owned(),
-            ..ProviderSettings::default()
-        };
+        let settings = ProviderSettings { kind: "opnai".to_owned(), ..ProviderSettings::default() };
         let refused = client(&settings, "m").err().unwrap();
-        assert_eq!(
-            refused.reason,
-            "provider kind \"opnai\" is unknown (known: openai, anthropic, command)"
-        );
+        assert_eq!(refused.reason, "provider kind \"opnai\" is unknown (known: openai, anthropic, command)");
     }
 }

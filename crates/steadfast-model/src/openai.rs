@@ -18,13 +18,8 @@ use crate::settings::{ProviderSettings, Uncallable};
 use crate::sse::Event;
 
 /// Makes the client of one model.
-pub(crate) fn build(
-    settings: &ProviderSettings,
-    model_name: &str,
-) -> Result<Arc<dyn ModelClient>, Uncallable> {
-    Ok(Arc::new(OpenAi(Arc::new(Inner::new(
-        settings, model_name,
-    )?))))
+pub(crate) fn build(settings: &ProviderSettings, model_name: &str) -> Result<Arc<dyn ModelClient>, Uncallable> {
+    Ok(Arc::new(OpenAi(Arc::new(Inner::new(settings, model_name)?))))
 }
 
 struct OpenAi(Arc<Inner>);
@@ -41,10 +36,7 @@ struct Inner {
 }
 
 impl ModelClient for OpenAi {
-    fn complete(
-        &self,
-        request: Arc<CallRequest>,
-    ) -> BoxFuture<'static, Result<Completion, CallFault>> {
+    fn complete(&self, request: Arc<CallRequest>) -> BoxFuture<'static, Result<Completion, CallFault>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
             let body = inner.body(&request);
@@ -79,14 +71,8 @@ impl Inner {
     fn body(&self, request: &CallRequest) -> Bytes {
         let system = Some(&*request.prompt.system).filter(|system| !system.is_empty());
         let messages = [
-            system.map(|content| Message {
-                role: "system",
-                content,
-            }),
-            Some(Message {
-                role: "user",
-                content: &request.prompt.user,
-            }),
+            system.map(|content| Message { role: "system", content }),
+            Some(Message { role: "user", content: &request.prompt.user }),
         ];
         let new_name = self.new_limit_name.load(Ordering::Relaxed);
         let limit = |wanted: bool| request.max_output_tokens.filter(|_| wanted);
@@ -95,18 +81,12 @@ impl Inner {
             model: &self.model,
             messages: &messages[usize::from(system.is_none())..],
             stream: self.stream,
-            stream_options: usage.then_some(StreamOptions {
-                include_usage: true,
-            }),
+            stream_options: usage.then_some(StreamOptions { include_usage: true }),
             max_tokens: limit(!new_name),
             max_completion_tokens: limit(new_name),
-            response_format: (self.json_mode && request.json).then_some(ResponseFormat {
-                kind: "json_object",
-            }),
+            response_format: (self.json_mode && request.json).then_some(ResponseFormat { kind: "json_object" }),
         };
-        serde_json::to_vec(&body)
-            .expect("texts, numbers and flags always become JSON")
-            .into()
+        serde_json::to_vec(&body).expect("texts, numbers and flags always become JSON").into()
     }
 
     /// When the server refused a field for which there is another way, the next call takes that way, and the fault says
@@ -115,11 +95,8 @@ impl Inner {
         if fault.fault != Fault::BadRequest {
             return fault;
         }
-        let switched = (said.contains("max_completion_tokens")
-            && !self.new_limit_name.swap(true, Ordering::Relaxed))
-            || (said.contains("stream_options")
-                && self.stream
-                && !self.plain_stream.swap(true, Ordering::Relaxed));
+        let switched = (said.contains("max_completion_tokens") && !self.new_limit_name.swap(true, Ordering::Relaxed))
+            || (said.contains("stream_options") && self.stream && !self.plain_stream.swap(true, Ordering::Relaxed));
         if switched {
             fault.should_retry = fault.should_retry.or(Some(true));
         }
@@ -177,13 +154,10 @@ impl AnswerFormat for ChatAnswer {
                 false => Err(Problem::Malformed("the stream held no choices".to_owned())),
             };
         }
-        let chunk: Value = serde_json::from_str(event.data).map_err(|error| {
-            Problem::Malformed(format!("a chunk of the stream is no JSON: {error}"))
-        })?;
+        let chunk: Value = serde_json::from_str(event.data)
+            .map_err(|error| Problem::Malformed(format!("a chunk of the stream is no JSON: {error}")))?;
         if event.name == "error" {
-            return Err(Problem::Provider(Box::new(ProviderError::from_json(
-                &chunk,
-            ))));
+            return Err(Problem::Provider(Box::new(ProviderError::from_json(&chunk))));
         }
         self.take(&chunk, "delta")
     }
@@ -192,13 +166,10 @@ impl AnswerFormat for ChatAnswer {
         if !document["choices"].is_array() {
             return match document["error"].is_null() && document["object"] != "error" {
                 true => Err(Problem::Malformed("the answer has no choices".to_owned())),
-                false => Err(Problem::Provider(Box::new(ProviderError::from_json(
-                    &document,
-                )))),
+                false => Err(Problem::Provider(Box::new(ProviderError::from_json(&document)))),
             };
         }
-        if document["choices"].as_array().is_some_and(Vec::is_empty) && document["error"].is_null()
-        {
+        if document["choices"].as_array().is_some_and(Vec::is_empty) && document["error"].is_null() {
             return Err(Problem::Malformed("the answer has no choices".to_owned()));
         }
         self.take(&document, "message")
@@ -232,14 +203,8 @@ impl ChatAnswer {
         }
         let usage = &value["usage"];
         for (names, field) in [
-            (
-                ["prompt_tokens", "input_tokens"],
-                &mut self.draft.usage.input,
-            ),
-            (
-                ["completion_tokens", "output_tokens"],
-                &mut self.draft.usage.output,
-            ),
+            (["prompt_tokens", "input_tokens"], &mut self.draft.usage.input),
+            (["completion_tokens", "output_tokens"], &mut self.draft.usage.output),
         ] {
             if let Some(tokens) = names.iter().find_map(|name| count(&usage[*name])) {
                 *field = tokens;
@@ -252,16 +217,10 @@ impl ChatAnswer {
             }
             self.chosen = true;
             if choice["error"].is_object() {
-                return Err(Problem::Provider(Box::new(ProviderError::from_json(
-                    choice,
-                ))));
+                return Err(Problem::Provider(Box::new(ProviderError::from_json(choice))));
             }
             let other = if part == "delta" { "message" } else { "delta" };
-            let message = if choice[part].is_null() {
-                &choice[other]
-            } else {
-                &choice[part]
-            };
+            let message = if choice[part].is_null() { &choice[other] } else { &choice[part] };
             self.take_content(&message["content"])?;
             // The form of the older completions API, which some servers still answer with.
             self.take_content(&choice["text"])?;
@@ -300,10 +259,7 @@ mod tests {
     #[test]
     fn openai_itself_gets_the_new_name_of_the_token_limit() {
         let request = CallRequest {
-            prompt: Prompt {
-                system: "s".into(),
-                user: "u".into(),
-            },
+            prompt: Prompt { system: "s".into(), user: "u".into() },
             context: CallContext {
                 role: Role::Planner,
                 session: SessionId::new(0, 0),
@@ -317,28 +273,12 @@ mod tests {
             timeout: Duration::from_secs(1),
         };
         for (base_url, used, unused) in [
-            (
-                "https://api.openai.com/v1",
-                "max_completion_tokens",
-                "max_tokens",
-            ),
-            (
-                "https://api.example.com/v1",
-                "max_tokens",
-                "max_completion_tokens",
-            ),
+            ("https://api.openai.com/v1", "max_completion_tokens", "max_tokens"),
+            ("https://api.example.com/v1", "max_tokens", "max_completion_tokens"),
         ] {
-            let settings = ProviderSettings {
-                base_url: base_url.to_owned(),
-                ..ProviderSettings::default()
-            };
-            let body: Value =
-                serde_json::from_slice(&Inner::new(&settings, "m").unwrap().body(&request))
-                    .unwrap();
-            assert_eq!(
-                (&body[used], &body[unused]),
-                (&Value::from(7), &Value::Null)
-            );
+            let settings = ProviderSettings { base_url: base_url.to_owned(), ..ProviderSettings::default() };
+            let body: Value = serde_json::from_slice(&Inner::new(&settings, "m").unwrap().body(&request)).unwrap();
+            assert_eq!((&body[used], &body[unused]), (&Value::from(7), &Value::Null));
             // The hint is not passed on unless the settings say so.
             assert_eq!(body["response_format"], Value::Null);
         }

@@ -35,10 +35,7 @@ impl Reach {
             return Self::Tls;
         }
         let host = url.host_str().unwrap_or("");
-        let address = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         match address.map_or(host == "localhost", |address| address.is_loopback()) {
             true => Self::Loopback,
             false => Self::Plain,
@@ -61,8 +58,7 @@ pub(crate) async fn client(reach: Reach) -> Result<Client, String> {
         Reach::Tls => &TLS,
     };
     if reach == Reach::Tls && pool.get().is_none() {
-        let built =
-            tokio::task::spawn_blocking(|| TLS.get_or_init(|| build(Reach::Tls)).clone()).await;
+        let built = tokio::task::spawn_blocking(|| TLS.get_or_init(|| build(Reach::Tls)).clone()).await;
         return built.map_err(|panic| panic.to_string())?;
     }
     pool.get_or_init(|| build(reach)).clone()
@@ -86,9 +82,7 @@ fn build(reach: Reach) -> Result<Client, String> {
         Reach::Plain => builder.tls_built_in_root_certs(false),
         Reach::Tls => builder,
     };
-    builder
-        .build()
-        .map_err(|error| crate::transport::root_cause(&error))
+    builder.build().map_err(|error| crate::transport::root_cause(&error))
 }
 
 /// The system's resolver. Of our own only so that its failures carry a type: [`ResolveError`].

@@ -36,26 +36,15 @@ impl ProviderError {
     }
 
     fn from_text(message: String) -> Self {
-        Self {
-            message,
-            ..Self::default()
-        }
+        Self { message, ..Self::default() }
     }
 
     /// `{"error": {…}}`, `{"error": "…"}`, `{"errors": [{…}]}`, `{"message": …}`, `{"detail": … }`, or a list whose first
     /// entry is one of these.
     pub(crate) fn from_json(value: &Value) -> Self {
         let value = if value.is_array() { &value[0] } else { value };
-        let outer = [
-            &value["error"],
-            &value["errors"][0],
-            &value["detail"][0],
-            &value["detail"],
-        ];
-        let error = outer
-            .into_iter()
-            .find(|found| !found.is_null() && !found.is_boolean())
-            .unwrap_or(value);
+        let outer = [&value["error"], &value["errors"][0], &value["detail"][0], &value["detail"]];
+        let error = outer.into_iter().find(|found| !found.is_null() && !found.is_boolean()).unwrap_or(value);
         let mut this = Self::default();
         for level in [error, value] {
             for key in ["code", "type", "status"] {
@@ -67,25 +56,16 @@ impl ProviderError {
             }
         }
         let text = |key: &str| error[key].as_str().filter(|text| !text.trim().is_empty());
-        this.message = match error.as_str().or_else(|| {
-            ["message", "msg", "detail", "error"]
-                .into_iter()
-                .find_map(text)
-        }) {
+        this.message = match error.as_str().or_else(|| ["message", "msg", "detail", "error"].into_iter().find_map(text))
+        {
             Some(message) => message.to_owned(),
             None => value.to_string(),
         };
         this.wait = retry_after::from_fields(error);
-        this.per_day = error["details"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|detail| {
-                let violations = detail["violations"].as_array().into_iter().flatten();
-                violations
-                    .filter_map(|violation| violation["quotaId"].as_str())
-                    .any(|quota| quota.contains("PerDay"))
-            });
+        this.per_day = error["details"].as_array().into_iter().flatten().any(|detail| {
+            let violations = detail["violations"].as_array().into_iter().flatten();
+            violations.filter_map(|violation| violation["quotaId"].as_str()).any(|quota| quota.contains("PerDay"))
+        });
         this
     }
 
@@ -97,9 +77,7 @@ impl ProviderError {
     }
 
     fn take_status(&mut self, number: Option<u64>) {
-        let status = number
-            .and_then(|number| u16::try_from(number).ok())
-            .filter(|status| (400..600).contains(status));
+        let status = number.and_then(|number| u16::try_from(number).ok()).filter(|status| (400..600).contains(status));
         self.status = self.status.or(status);
     }
 
@@ -139,21 +117,11 @@ pub(crate) fn of_response(
 }
 
 /// An error that came inside an answer whose status was 200: it counts as the response that it describes.
-pub(crate) fn in_answer(
-    error: &ProviderError,
-    headers: &HeaderMap,
-    now: SystemTime,
-    reporter: &Reporter,
-) -> CallFault {
+pub(crate) fn in_answer(error: &ProviderError, headers: &HeaderMap, now: SystemTime, reporter: &Reporter) -> CallFault {
     let words = error.words();
     let status = error
         .status
-        .or_else(|| {
-            error
-                .codes
-                .iter()
-                .find_map(|code| wording::status_of_code(code))
-        })
+        .or_else(|| error.codes.iter().find_map(|code| wording::status_of_code(code)))
         .or_else(|| wording::status_of_words(&words))
         .or_else(|| {
             let ours = wording::says_context(&error.codes, &words)
@@ -162,11 +130,7 @@ pub(crate) fn in_answer(
             ours.then_some(400)
         });
     CallFault {
-        fault: classify(
-            status.unwrap_or(500),
-            error,
-            retry_after::from_headers(headers, now),
-        ),
+        fault: classify(status.unwrap_or(500), error, retry_after::from_headers(headers, now)),
         should_retry: should_retry(headers),
         status: Some(status.unwrap_or(200)),
         message: reporter.message(&format!("error inside the answer: {}", error.message)),
@@ -180,18 +144,12 @@ fn classify(status: u16, error: &ProviderError, header_wait: Option<Duration>) -
     match status {
         402 => Fault::QuotaExhausted,
         429 => {
-            let wait = header_wait
-                .or(error.wait)
-                .or_else(|| retry_after::from_words(&words));
+            let wait = header_wait.or(error.wait).or_else(|| retry_after::from_words(&words));
             // "Quota exceeded" is also said of limits per minute; then there is a time to wait.
             let exhausted = wording::is_quota_code(codes)
                 || error.per_day
                 || (wait.is_none() && wording::says_quota(codes, &words));
-            if exhausted {
-                Fault::QuotaExhausted
-            } else {
-                Fault::RateLimited { retry_after: wait }
-            }
+            if exhausted { Fault::QuotaExhausted } else { Fault::RateLimited { retry_after: wait } }
         }
         401 | 403 | 404 => Fault::Denied,
         409 => Fault::Conflict,
@@ -216,23 +174,16 @@ fn should_retry(headers: &HeaderMap) -> Option<bool> {
 
 /// Redirects are not followed: the prompt and the key were meant for the configured host.
 fn redirect(headers: &HeaderMap) -> String {
-    let target = headers
-        .get("location")
-        .and_then(|location| location.to_str().ok());
+    let target = headers.get("location").and_then(|location| location.to_str().ok());
     // Of an address that leads elsewhere only the host is shown: its query may hold a token.
     match target.map(|target| (reqwest::Url::parse(target), target)) {
         Some((Ok(url), _)) => {
             let host = url.host_str().unwrap_or("another address");
-            format!(
-                "redirected to {}://{host}, which is not followed; set base_url to the final address",
-                url.scheme()
-            )
+            format!("redirected to {}://{host}, which is not followed; set base_url to the final address", url.scheme())
         }
         Some((Err(_), path)) => {
             let path = path.split(['?', '#']).next().unwrap_or("");
-            format!(
-                "redirected to {path}, which is not followed; set base_url to the final address"
-            )
+            format!("redirected to {path}, which is not followed; set base_url to the final address")
         }
         None => "redirected without saying where; redirects are not followed".to_owned(),
     }

@@ -21,9 +21,7 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     pub(crate) fn new(key: Option<SecretString>) -> Self {
-        Self {
-            key: key.filter(|key| key.expose_secret().len() >= SHORTEST_KEY),
-        }
+        Self { key: key.filter(|key| key.expose_secret().len() >= SHORTEST_KEY) }
     }
 
     pub(crate) fn fault(&self, fault: Fault, message: &str) -> CallFault {
@@ -43,10 +41,7 @@ impl Reporter {
         match output.chars().count().checked_sub(room) {
             _ if output.is_empty() => text,
             None | Some(0) => format!("{text}: {output}"),
-            Some(over) => format!(
-                "{text}: …{}",
-                output.chars().skip(over + 1).collect::<String>()
-            ),
+            Some(over) => format!("{text}: …{}", output.chars().skip(over + 1).collect::<String>()),
         }
     }
 
@@ -62,9 +57,7 @@ impl Reporter {
 
     fn mask<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match &self.key {
-            Some(key) if text.contains(key.expose_secret()) => {
-                text.replace(key.expose_secret(), MASK).into()
-            }
+            Some(key) if text.contains(key.expose_secret()) => text.replace(key.expose_secret(), MASK).into(),
             _ => text.into(),
         }
     }
@@ -73,10 +66,7 @@ impl Reporter {
 /// Control characters and runs of white space become one space each, none at the ends.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(4 * MESSAGE_CHARS));
-    for word in text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|word| !word.is_empty())
-    {
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
         if !line.is_empty() {
             line.push(' ');
         }
@@ -106,10 +96,7 @@ mod tests {
         let message = reporter.message(&text);
         assert!(!message.contains("sk-"), "{message}");
         assert!(message.ends_with(MASK));
-        assert_eq!(
-            reporter.label("id-sk-secret-1234").as_deref(),
-            Some("id-***")
-        );
+        assert_eq!(reporter.label("id-sk-secret-1234").as_deref(), Some("id-***"));
     }
 
     #[test]
@@ -126,16 +113,10 @@ mod tests {
     #[test]
     fn of_a_programs_output_the_end_is_shown() {
         let reporter = Reporter::new(None);
-        assert_eq!(
-            reporter.message_with_tail("failed", "a\nb\n"),
-            "failed: a b"
-        );
+        assert_eq!(reporter.message_with_tail("failed", "a\nb\n"), "failed: a b");
         assert_eq!(reporter.message_with_tail("failed", " \n"), "failed");
         let message = reporter.message_with_tail("failed", &format!("{}end", "x".repeat(600)));
         assert_eq!(message.chars().count(), MESSAGE_CHARS);
-        assert!(
-            message.starts_with("failed: …x") && message.ends_with("xend"),
-            "{message}"
-        );
+        assert!(message.starts_with("failed: …x") && message.ends_with("xend"), "{message}");
     }
 }

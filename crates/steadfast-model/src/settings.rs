@@ -46,8 +46,6 @@ pub struct Uncallable {
 
 impl Uncallable {
     pub(crate) fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-        }
+        Self { reason: reason.into() }
     }
 }

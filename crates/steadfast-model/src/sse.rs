@@ -103,10 +103,7 @@ impl SseParser {
         if line.is_empty() {
             return self.dispatch(on_event);
         }
-        let colon = line
-            .iter()
-            .position(|byte| *byte == b':')
-            .unwrap_or(line.len());
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let value = line.get(colon + 1..).unwrap_or(b"");
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match &line[..colon] {
@@ -134,10 +131,7 @@ impl SseParser {
         Ok(())
     }
 
-    fn dispatch<E: From<SseFault>>(
-        &mut self,
-        on_event: &mut impl FnMut(Event<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn dispatch<E: From<SseFault>>(&mut self, on_event: &mut impl FnMut(Event<'_>) -> Result<(), E>) -> Result<(), E> {
         let outcome = if self.data.is_empty() {
             Ok(())
         } else {
@@ -197,22 +191,9 @@ mod tests {
     fn borders_between_chunks_make_no_difference() {
         let bytes = STREAM.as_bytes();
         for first in 0..=bytes.len() {
-            for second in [
-                first,
-                bytes.len().min(first + 1),
-                bytes.len().min(first + 5),
-            ] {
-                let chunks = [
-                    &bytes[..first],
-                    &bytes[first..second],
-                    b"",
-                    &bytes[second..],
-                ];
-                assert_eq!(
-                    parse(&chunks),
-                    Ok(expected()),
-                    "cut at {first} and {second}"
-                );
+            for second in [first, bytes.len().min(first + 1), bytes.len().min(first + 5)] {
+                let chunks = [&bytes[..first], &bytes[first..second], b"", &bytes[second..]];
+                assert_eq!(parse(&chunks), Ok(expected()), "cut at {first} and {second}");
             }
         }
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
@@ -223,12 +204,7 @@ mod tests {
     fn an_event_that_is_too_long_or_no_utf8_is_a_fault() {
         let long = vec![b'x'; MAX_EVENT_BYTES + 1];
         assert_eq!(parse(&[&long]), Err(SseFault::TooLong));
-        let line = [
-            b"data: ".as_slice(),
-            &vec![b'x'; MAX_EVENT_BYTES / 2],
-            b"\n",
-        ]
-        .concat();
+        let line = [b"data: ".as_slice(), &vec![b'x'; MAX_EVENT_BYTES / 2], b"\n"].concat();
         assert_eq!(parse(&[&line, &line]), Err(SseFault::TooLong));
         assert_eq!(parse(&[b"data: \xff\n\n"]), Err(SseFault::NotUtf8));
     }

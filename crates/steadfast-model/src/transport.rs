@@ -17,9 +17,7 @@ pub(crate) fn classify(error: &(dyn Error + 'static)) -> Fault {
 
 /// The innermost cause as text. The outer ones repeat it or hold the address with its query.
 pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
-    causes(error)
-        .last()
-        .map_or_else(String::new, ToString::to_string)
+    causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 
 fn known(error: &(dyn Error + 'static)) -> Option<Fault> {
@@ -50,12 +48,7 @@ fn is_certificate_fault(error: &rustls::Error) -> bool {
 /// `getaddrinfo` has error numbers, but the standard library passes on only its words (glibc's, musl's, macOS's). A word
 /// that is not known counts as the resolver's failure: that accuses no host.
 fn resolver_fault(words: &str) -> NetworkFault {
-    let no_such_host = [
-        "not known",
-        "No address associated",
-        "does not resolve",
-        "Name has no usable address",
-    ];
+    let no_such_host = ["not known", "No address associated", "does not resolve", "Name has no usable address"];
     match no_such_host.iter().any(|known| words.contains(known)) {
         true => NetworkFault::NoSuchHost,
         false => NetworkFault::ResolverDown,
@@ -66,10 +59,7 @@ fn resolver_fault(words: &str) -> NetworkFault {
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
         // `source` of an `io::Error` skips the error that it wraps; that one may be the one that is looked for.
-        if let Some(inner) = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
+        if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             return Some(inner as &(dyn Error + 'static));
         }
         error.source()
@@ -89,21 +79,11 @@ mod tests {
     #[test]
     fn a_refused_certificate_is_found_deep_in_the_chain() {
         let refused = rustls::Error::InvalidCertificate(CertificateError::Expired);
-        let error = Outer(io::Error::other(Outer(io::Error::new(
-            ErrorKind::InvalidData,
-            refused,
-        ))));
+        let error = Outer(io::Error::other(Outer(io::Error::new(ErrorKind::InvalidData, refused))));
         assert_eq!(classify(&error), Fault::Tls);
-        assert!(
-            root_cause(&error).contains("Expired"),
-            "{}",
-            root_cause(&error)
-        );
+        assert!(root_cause(&error).contains("Expired"), "{}", root_cause(&error));
         let garbage = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
-        assert_eq!(
-            classify(&Outer(io::Error::other(garbage))),
-            Fault::Unavailable
-        );
+        assert_eq!(classify(&Outer(io::Error::other(garbage))), Fault::Unavailable);
     }
 
     #[test]
@@ -112,48 +92,20 @@ mod tests {
             let error = io::Error::other(format!("failed to lookup address information: {words}"));
             classify(&Outer(io::Error::other(ResolveError(error))))
         };
-        for words in [
-            "Name or service not known",
-            "No address associated with hostname",
-            "Name does not resolve",
-        ] {
-            assert_eq!(
-                look_up(words),
-                Fault::Network(NetworkFault::NoSuchHost),
-                "{words}"
-            );
+        for words in ["Name or service not known", "No address associated with hostname", "Name does not resolve"] {
+            assert_eq!(look_up(words), Fault::Network(NetworkFault::NoSuchHost), "{words}");
         }
-        for words in [
-            "Temporary failure in name resolution",
-            "Try again",
-            "Non-recoverable failure",
-            "Device busy",
-        ] {
-            assert_eq!(
-                look_up(words),
-                Fault::Network(NetworkFault::ResolverDown),
-                "{words}"
-            );
+        for words in ["Temporary failure in name resolution", "Try again", "Non-recoverable failure", "Device busy"] {
+            assert_eq!(look_up(words), Fault::Network(NetworkFault::ResolverDown), "{words}");
         }
     }
 
     #[test]
     fn no_route_is_the_networks_fault_and_a_refusal_is_the_hosts() {
-        for kind in [
-            ErrorKind::NetworkUnreachable,
-            ErrorKind::HostUnreachable,
-            ErrorKind::NetworkDown,
-        ] {
-            assert_eq!(
-                classify(&Outer(kind.into())),
-                Fault::Network(NetworkFault::Unreachable)
-            );
+        for kind in [ErrorKind::NetworkUnreachable, ErrorKind::HostUnreachable, ErrorKind::NetworkDown] {
+            assert_eq!(classify(&Outer(kind.into())), Fault::Network(NetworkFault::Unreachable));
         }
-        for kind in [
-            ErrorKind::ConnectionRefused,
-            ErrorKind::ConnectionReset,
-            ErrorKind::UnexpectedEof,
-        ] {
+        for kind in [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof] {
             assert_eq!(classify(&Outer(kind.into())), Fault::Unavailable);
         }
     }

@@ -69,20 +69,11 @@ const CONTEXT_WORDS: &[&str] = &[
     "exceed the maximum input",
 ];
 
-const FILTER_CODES: &[&str] = &[
-    "content_filter",
-    "content_policy_violation",
-    "responsibleaipolicyviolation",
-    "data_inspection_failed",
-];
+const FILTER_CODES: &[&str] =
+    &["content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed"];
 
-const FILTER_WORDS: &[&str] = &[
-    "content management policy",
-    "content filtering policy",
-    "content policy",
-    "safety system",
-    "blocked by safety",
-];
+const FILTER_WORDS: &[&str] =
+    &["content management policy", "content filtering policy", "content policy", "safety system", "blocked by safety"];
 
 /// `words` is in lower case.
 pub(crate) fn says_quota(codes: &[String], words: &str) -> bool {
@@ -122,22 +113,13 @@ pub(crate) fn status_of_code(code: &str) -> Option<u16> {
         | "throttling" => 429,
         "overloaded_error" | "overloaded" | "engine_overloaded" => 529,
         "unavailable_error" | "unavailable" | "service_unavailable" => 503,
-        "server_error"
-        | "api_error"
-        | "internal_server_error"
-        | "internal_error"
-        | "internal"
-        | "unknown" => 500,
+        "server_error" | "api_error" | "internal_server_error" | "internal_error" | "internal" | "unknown" => 500,
         "timeout_error" | "timeout" | "deadline_exceeded" => 504,
         "authentication_error" | "invalid_api_key" | "unauthenticated" => 401,
         "permission_error" | "permission_denied" => 403,
         "not_found_error" | "model_not_found" | "not_found" => 404,
         "conflict_error" | "aborted" => 409,
-        "invalid_request_error"
-        | "invalid_argument"
-        | "badrequesterror"
-        | "bad_request"
-        | "failed_precondition" => 400,
+        "invalid_request_error" | "invalid_argument" | "badrequesterror" | "bad_request" | "failed_precondition" => 400,
         "billing_error" | "payment_required" => 402,
         "request_too_large" => 413,
         _ => return None,

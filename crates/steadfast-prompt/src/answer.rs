@@ -28,9 +28,7 @@ pub enum AnswerFault {
     #[error("there is no JSON object in the answer; answer with one JSON object and nothing else")]
     NoJson,
     /// Something that looks like the object does not parse.
-    #[error(
-        "the JSON is not valid: {reason}; answer with one complete JSON object and nothing else"
-    )]
+    #[error("the JSON is not valid: {reason}; answer with one complete JSON object and nothing else")]
     BadJson {
         /// What the parser said, with line and column of the answer.
         reason: String,
@@ -53,9 +51,7 @@ pub enum AnswerFault {
     #[error("a plan without milestones is no plan; give at least one milestone")]
     NoMilestones,
     /// More than [`MAX_MILESTONES`].
-    #[error(
-        "the plan has {count} milestones, but at most {MAX_MILESTONES} are allowed; join some of them"
-    )]
+    #[error("the plan has {count} milestones, but at most {MAX_MILESTONES} are allowed; join some of them")]
     TooManyMilestones {
         /// How many.
         count: usize,
@@ -69,9 +65,7 @@ pub enum AnswerFault {
         count: usize,
     },
     /// No fenced block.
-    #[error(
-        "there is no fenced code block in the answer; put the whole file between a line ``` and another line ```"
-    )]
+    #[error("there is no fenced code block in the answer; put the whole file between a line ``` and another line ```")]
     NoBlock,
     /// More than one fenced block where one file was asked for.
     #[error(
@@ -98,9 +92,7 @@ pub enum AnswerFault {
         line: usize,
     },
     /// A file without text.
-    #[error(
-        "the file is empty; write its whole text (a file that needs no code gets one line of comment)"
-    )]
+    #[error("the file is empty; write its whole text (a file that needs no code gets one line of comment)")]
     EmptyFile,
     /// Larger than the caller allows.
     #[error("the file has {bytes} bytes, but at most {max_bytes} are allowed")]
@@ -127,9 +119,7 @@ pub enum AnswerFault {
         text: String,
     },
     /// A conflict marker that the file did not have before.
-    #[error(
-        "line {line} of the file is a conflict marker ({text:?}); write the file without such lines"
-    )]
+    #[error("line {line} of the file is a conflict marker ({text:?}); write the file without such lines")]
     ConflictMarker {
         /// Line of the file, from 1.
         line: usize,
@@ -142,9 +132,7 @@ pub enum AnswerFault {
     )]
     EditOfNothing,
     /// Search/replace blocks beside a block with a whole file.
-    #[error(
-        "the answer has both search/replace blocks and a code block with a file; use one of the two ways"
-    )]
+    #[error("the answer has both search/replace blocks and a code block with a file; use one of the two ways")]
     EditAndFile,
     /// A search/replace block lacks one of its marks.
     #[error(
@@ -155,9 +143,7 @@ pub enum AnswerFault {
         block: usize,
     },
     /// The part to search is blank.
-    #[error(
-        "search/replace block {block} searches for nothing; repeat the lines of the file that are to be replaced"
-    )]
+    #[error("search/replace block {block} searches for nothing; repeat the lines of the file that are to be replaced")]
     EmptySearch {
         /// Which, from 1.
         block: usize,

@@ -36,14 +36,7 @@ fn fence(line: &str) -> Option<(Fence, &str)> {
     let mark = rest.chars().next().filter(|c| matches!(c, '`' | '~'))?;
     let after = rest.trim_start_matches(mark);
     let length = rest.len() - after.len();
-    (indent <= 3 && length >= 3).then_some((
-        Fence {
-            mark,
-            length,
-            indent,
-        },
-        after,
-    ))
+    (indent <= 3 && length >= 3).then_some((Fence { mark, length, indent }, after))
 }
 
 /// The fence and info string of a line that opens a block.
@@ -55,9 +48,7 @@ fn opening(line: &str) -> Option<(Fence, &str)> {
 
 fn closes(line: &str, open: Fence) -> bool {
     fence(line).is_some_and(|(close, rest)| {
-        close.mark == open.mark
-            && close.length >= open.length
-            && rest.trim_matches([' ', '\t']).is_empty()
+        close.mark == open.mark && close.length >= open.length && rest.trim_matches([' ', '\t']).is_empty()
     })
 }
 
@@ -125,12 +116,7 @@ impl Scanner {
 
 /// The shortest fence of backticks, at least `at_least` (never under 3), that no run of backticks in `text` could close.
 pub fn long_enough(text: &str, at_least: usize) -> String {
-    "`".repeat(
-        longest_run(text, '`')
-            .saturating_add(1)
-            .max(at_least)
-            .max(3),
-    )
+    "`".repeat(longest_run(text, '`').saturating_add(1).max(at_least).max(3))
 }
 
 fn longest_run(text: &str, mark: char) -> usize {
@@ -148,11 +134,7 @@ pub fn wrap(info: &str, text: &str) -> String {
     } else {
         long_enough(text, 3)
     };
-    let end = if text.is_empty() || text.ends_with('\n') {
-        ""
-    } else {
-        "\n"
-    };
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     format!("{fence}{}\n{text}{end}{fence}\n", info.trim())
 }
 
@@ -164,10 +146,7 @@ mod tests {
     type Shown = (String, String, bool);
 
     fn texts(text: &str) -> Vec<Shown> {
-        blocks(text)
-            .into_iter()
-            .map(|b| (b.info, b.text, b.closed))
-            .collect()
+        blocks(text).into_iter().map(|b| (b.info, b.text, b.closed)).collect()
     }
 
     fn block(info: &str, text: &str) -> Shown {
@@ -179,15 +158,9 @@ mod tests {
         let cases: &[(&str, Vec<Shown>)] = &[
             ("```\na\n```", vec![block("", "a\n")]),
             ("~~~ rust \na\n~~~~", vec![block("rust", "a\n")]),
-            (
-                "````md\n```\na\n```\n````\n",
-                vec![block("md", "```\na\n```\n")],
-            ),
+            ("````md\n```\na\n```\n````\n", vec![block("md", "```\na\n```\n")]),
             ("```\n~~~\n```\n", vec![block("", "~~~\n")]),
-            (
-                "   ```\n   a\n     b\n c\n   ```",
-                vec![block("", "a\n  b\nc\n")],
-            ),
+            ("   ```\n   a\n     b\n c\n   ```", vec![block("", "a\n  b\nc\n")]),
             ("    ```\n    a\n    ```", vec![]),
             ("\t```\na\n", vec![]),
             ("``\na\n``", vec![]),
@@ -200,10 +173,7 @@ mod tests {
             ("```\n\n```", vec![block("", "\n")]),
             ("```\na", vec![(String::new(), "a\n".to_owned(), false)]),
             ("```", vec![(String::new(), String::new(), false)]),
-            (
-                "text\n```x\n1\n```\ntext\n```y\n2\n```",
-                vec![block("x", "1\n"), block("y", "2\n")],
-            ),
+            ("text\n```x\n1\n```\ntext\n```y\n2\n```", vec![block("x", "1\n"), block("y", "2\n")]),
             ("> ```\n> a\n> ```", vec![]),
         ];
         for (text, expected) in cases {
@@ -214,14 +184,8 @@ mod tests {
     #[test]
     fn a_file_with_fences_in_a_fence_that_is_too_short_is_noticed() {
         let found = blocks("```markdown\n# T\n```bash\nnpm i\n```\nmore\n```\n");
-        assert_eq!(
-            (found[0].nested, found[0].closed, found[1].closed),
-            (Some(3), true, false)
-        );
-        assert_eq!(
-            blocks("````markdown\n```bash\nx\n```\n````")[0].nested,
-            None
-        );
+        assert_eq!((found[0].nested, found[0].closed, found[1].closed), (Some(3), true, false));
+        assert_eq!(blocks("````markdown\n```bash\nx\n```\n````")[0].nested, None);
         assert_eq!(blocks("```\n~~~bash\n```")[0].nested, None);
     }
 
@@ -233,10 +197,7 @@ mod tests {
                 let found = blocks(&wrapped);
                 assert_eq!(found.len(), 1, "{wrapped}");
                 assert_eq!(found[0].info, info);
-                assert_eq!(
-                    found[0].text.trim_end_matches('\n'),
-                    text.trim_end_matches('\n')
-                );
+                assert_eq!(found[0].text.trim_end_matches('\n'), text.trim_end_matches('\n'));
             }
         }
         assert_eq!(long_enough("x ```` y", 3).len(), 5);

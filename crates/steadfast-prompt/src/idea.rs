@@ -33,9 +33,7 @@ pub enum IdeaError {
         bytes: usize,
     },
     /// A NUL: this is no text.
-    #[error(
-        "line {line} contains a NUL character, so this is no text file: save the idea as plain UTF-8 Markdown"
-    )]
+    #[error("line {line} contains a NUL character, so this is no text file: save the idea as plain UTF-8 Markdown")]
     Nul {
         /// From 1.
         line: usize,
@@ -109,9 +107,7 @@ impl Idea {
         }
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if let Some(at) = text.find('\0') {
-            return Err(IdeaError::Nul {
-                line: text[..at].matches('\n').count() + 1,
-            });
+            return Err(IdeaError::Nul { line: text[..at].matches('\n').count() + 1 });
         }
         let (front, body) = FrontMatter::split(text)?;
         let id = match &front.id {
@@ -120,24 +116,15 @@ impl Idea {
                 id: cut(id, 80),
                 suggestion: suggest_id(id),
             })?,
-            None => IdeaId::new(file_stem).map_err(|_| IdeaError::BadStem {
-                stem: cut(file_stem, 80),
-                suggestion: suggest_id(file_stem),
-            })?,
+            None => IdeaId::new(file_stem)
+                .map_err(|_| IdeaError::BadStem { stem: cut(file_stem, 80), suggestion: suggest_id(file_stem) })?,
         };
         let body = trim_blank_lines(body);
         if body.is_empty() {
             return Err(IdeaError::Blank { line: front.lines });
         }
-        let title = front
-            .title
-            .and_then(|(_, title)| one_line(&title))
-            .or_else(|| heading(body));
-        Ok(Self {
-            title: title.unwrap_or_else(|| id.as_str().to_owned()),
-            body: body.to_owned(),
-            id,
-        })
+        let title = front.title.and_then(|(_, title)| one_line(&title)).or_else(|| heading(body));
+        Ok(Self { title: title.unwrap_or_else(|| id.as_str().to_owned()), body: body.to_owned(), id })
     }
 }
 
@@ -167,11 +154,7 @@ impl FrontMatter {
                 _ => front.take(line, at)?,
             }
         }
-        if at == 0 {
-            Ok((front, text))
-        } else {
-            Err(IdeaError::Unclosed { line: 1 })
-        }
+        if at == 0 { Ok((front, text)) } else { Err(IdeaError::Unclosed { line: 1 }) }
     }
 
     fn take(&mut self, line: &str, at: usize) -> Result<(), IdeaError> {
@@ -179,10 +162,7 @@ impl FrontMatter {
         if line.is_empty() || line.starts_with([' ', '\t', '#', '-']) {
             return Ok(());
         }
-        let (key, value) = line.split_once(':').ok_or_else(|| IdeaError::NoKey {
-            line: at,
-            text: cut(line, 80),
-        })?;
+        let (key, value) = line.split_once(':').ok_or_else(|| IdeaError::NoKey { line: at, text: cut(line, 80) })?;
         let (slot, key) = match key.trim().to_ascii_lowercase().as_str() {
             "id" => (&mut self.id, "id"),
             "title" => (&mut self.title, "title"),
@@ -215,11 +195,7 @@ fn unquote(value: &str) -> String {
             return inside.to_owned();
         }
     }
-    let uncommented = if value.starts_with('#') {
-        ""
-    } else {
-        value.split(" #").next().unwrap_or(value)
-    };
+    let uncommented = if value.starts_with('#') { "" } else { value.split(" #").next().unwrap_or(value) };
     uncommented.trim().to_owned()
 }
 
@@ -228,27 +204,17 @@ fn heading(body: &str) -> Option<String> {
     let mut fences = fence::Scanner::default();
     body.lines().find_map(|line| {
         fences.line(line);
-        let text = line
-            .strip_prefix('#')
-            .filter(|rest| rest.starts_with([' ', '\t']) && fences.open().is_none())?;
+        let text = line.strip_prefix('#').filter(|rest| rest.starts_with([' ', '\t']) && fences.open().is_none())?;
         let text = text.trim();
         // A closing run of '#' after a space is decoration; "C#" is a word.
         let plain = text.trim_end_matches('#');
-        one_line(if plain.ends_with([' ', '\t']) {
-            plain
-        } else {
-            text
-        })
+        one_line(if plain.ends_with([' ', '\t']) { plain } else { text })
     })
 }
 
 fn one_line(text: &str) -> Option<String> {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let line: String = line
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_TITLE_CHARS)
-        .collect();
+    let line: String = line.chars().filter(|c| !c.is_control()).take(MAX_TITLE_CHARS).collect();
     (!line.is_empty()).then_some(line)
 }
 
@@ -277,16 +243,9 @@ pub fn suggest_id(text: &str) -> String {
     let id = id.trim_start_matches(['.', '-']);
     let id: String = id.chars().take(64).collect();
     let id = id.trim_end_matches(['.', '-']);
-    let id = id
-        .strip_suffix(".lock")
-        .unwrap_or(id)
-        .trim_end_matches(['.', '-']);
+    let id = id.strip_suffix(".lock").unwrap_or(id).trim_end_matches(['.', '-']);
     // What is left over of an odd name (a second ".lock", say) is not worth a rule of its own.
-    if IdeaId::new(id).is_ok() {
-        id.to_owned()
-    } else {
-        "my-idea".to_owned()
-    }
+    if IdeaId::new(id).is_ok() { id.to_owned() } else { "my-idea".to_owned() }
 }
 
 #[cfg(test)]
@@ -307,39 +266,15 @@ mod tests {
     fn ideas_are_read() {
         let cases = [
             ("do it", idea("001-stem", "001-stem", "do it")),
-            (
-                "\u{feff}# A title #\n\ndo it\n",
-                idea("001-stem", "A title", "# A title #\n\ndo it"),
-            ),
-            (
-                "# Port to C#\nx",
-                idea("001-stem", "Port to C#", "# Port to C#\nx"),
-            ),
-            (
-                "---\nid: 002-feature\ntitle: \"A: b\"\n---\n\n  x\n",
-                idea("002-feature", "A: b", "  x"),
-            ),
-            (
-                "---\r\nid: '002-f'\r\n---\r\nbody\r\n",
-                idea("002-f", "002-f", "body"),
-            ),
-            (
-                "---\nid: a # why\ntags:\n  - x\n- y\nother: 1\n# c\n\n...\nb",
-                idea("a", "a", "b"),
-            ),
+            ("\u{feff}# A title #\n\ndo it\n", idea("001-stem", "A title", "# A title #\n\ndo it")),
+            ("# Port to C#\nx", idea("001-stem", "Port to C#", "# Port to C#\nx")),
+            ("---\nid: 002-feature\ntitle: \"A: b\"\n---\n\n  x\n", idea("002-feature", "A: b", "  x")),
+            ("---\r\nid: '002-f'\r\n---\r\nbody\r\n", idea("002-f", "002-f", "body")),
+            ("---\nid: a # why\ntags:\n  - x\n- y\nother: 1\n# c\n\n...\nb", idea("a", "a", "b")),
             ("---\ntitle:\nID: q\n---\n# H\nb", idea("q", "H", "# H\nb")),
-            (
-                "```\n# not this\n```\n# but this",
-                idea("001-stem", "but this", "```\n# not this\n```\n# but this"),
-            ),
-            (
-                "text\n---\nmore",
-                idea("001-stem", "001-stem", "text\n---\nmore"),
-            ),
-            (
-                "#hash is no heading",
-                idea("001-stem", "001-stem", "#hash is no heading"),
-            ),
+            ("```\n# not this\n```\n# but this", idea("001-stem", "but this", "```\n# not this\n```\n# but this")),
+            ("text\n---\nmore", idea("001-stem", "001-stem", "text\n---\nmore")),
+            ("#hash is no heading", idea("001-stem", "001-stem", "#hash is no heading")),
             ("---\n---\nx", idea("001-stem", "001-stem", "x")),
         ];
         for (text, expected) in cases {
@@ -350,14 +285,8 @@ mod tests {
     #[test]
     fn what_is_no_idea_says_what_where_and_what_to_do() {
         let cases = [
-            (
-                "",
-                "the idea says nothing: write below line 0 what is to be done",
-            ),
-            (
-                "---\nid: a\n---\n \n\t\n",
-                "the idea says nothing: write below line 3 what is to be done",
-            ),
+            ("", "the idea says nothing: write below line 0 what is to be done"),
+            ("---\nid: a\n---\n \n\t\n", "the idea says nothing: write below line 3 what is to be done"),
             (
                 "---\nid: a\n",
                 "the front matter that opens on line 1 is never closed: add a line '---' after it, or remove the first one",
@@ -366,14 +295,8 @@ mod tests {
                 "---",
                 "the front matter that opens on line 1 is never closed: add a line '---' after it, or remove the first one",
             ),
-            (
-                "---\nid 002\n---\nx",
-                "line 2 of the front matter is not of the form 'key: value': \"id 002\"",
-            ),
-            (
-                "---\nid: a\nid: b\n---\nx",
-                "line 3 sets 'id' a second time: keep one of them",
-            ),
+            ("---\nid 002\n---\nx", "line 2 of the front matter is not of the form 'key: value': \"id 002\""),
+            ("---\nid: a\nid: b\n---\nx", "line 3 sets 'id' a second time: keep one of them"),
             (
                 "---\nid: My Feature!\n---\nx",
                 "the id \"My Feature!\" on line 2 cannot be used: 1 to 64 of a-z, 0-9, '.', '_' and '-', fit for a branch name; try 'id: my-feature'",
@@ -388,28 +311,16 @@ mod tests {
             ),
         ];
         for (text, expected) in cases {
-            assert_eq!(
-                parse(text).map_err(|e| e.to_string()),
-                Err(expected.to_owned()),
-                "{text:?}"
-            );
+            assert_eq!(parse(text).map_err(|e| e.to_string()), Err(expected.to_owned()), "{text:?}");
         }
         let stem = Idea::parse("x", "My Idea").map_err(|e| e.to_string());
         assert_eq!(
             stem,
             Err("the file's name \"My Idea\" cannot be used as the idea's id: rename the file to 'my-idea.md', or put 'id: my-idea' into front matter between two lines '---'".to_owned())
         );
-        assert_eq!(
-            Idea::parse("---\nid: ok\n---\nx", "My Idea").map(|i| i.id.to_string()),
-            Ok("ok".to_owned())
-        );
+        assert_eq!(Idea::parse("---\nid: ok\n---\nx", "My Idea").map(|i| i.id.to_string()), Ok("ok".to_owned()));
         let large = "x".repeat(MAX_IDEA_BYTES + 1);
-        assert_eq!(
-            parse(&large),
-            Err(IdeaError::TooLarge {
-                bytes: MAX_IDEA_BYTES + 1
-            })
-        );
+        assert_eq!(parse(&large), Err(IdeaError::TooLarge { bytes: MAX_IDEA_BYTES + 1 }));
     }
 
     proptest! {

@@ -65,11 +65,7 @@ impl<'a> Step<'a> {
     /// `number` counts from 1, as in reports and headers. `None` when the plan has no such milestone.
     pub fn new(plan: &'a Plan, number: usize) -> Option<Self> {
         let milestone = plan.milestones.get(number.checked_sub(1)?)?;
-        Some(Self {
-            plan,
-            milestone,
-            number,
-        })
+        Some(Self { plan, milestone, number })
     }
 }
 
@@ -204,15 +200,7 @@ const CODER_FREE: Form = Form {
     file: "coder-free.md",
     has_system: true,
     required: &["idea", "milestone", "tree"],
-    optional: &[
-        "title",
-        "outline",
-        "files",
-        "issues",
-        "checks",
-        "last_error",
-        "omitted",
-    ],
+    optional: &["title", "outline", "files", "issues", "checks", "last_error", "omitted"],
 };
 const REVIEWER: Form = Form {
     file: "reviewer.md",
@@ -220,12 +208,7 @@ const REVIEWER: Form = Form {
     required: &["idea", "milestone", "diff"],
     optional: &["title", "outline", "checks", "failed_files", "omitted"],
 };
-const REPAIR: Form = Form {
-    file: "repair.md",
-    has_system: false,
-    required: &["problem"],
-    optional: &[],
-};
+const REPAIR: Form = Form { file: "repair.md", has_system: false, required: &["problem"], optional: &[] };
 
 /// The built-in texts, by the name of their file.
 const BUILTIN: [(&Form, &str); 5] = [
@@ -245,31 +228,19 @@ pub struct Templates {
 
 impl Templates {
     /// The names of the prompt files that [`Templates::with`] knows.
-    pub const FILES: [&'static str; 5] = [
-        PLANNER.file,
-        CODER_FILE.file,
-        CODER_FREE.file,
-        REVIEWER.file,
-        REPAIR.file,
-    ];
+    pub const FILES: [&'static str; 5] = [PLANNER.file, CODER_FILE.file, CODER_FREE.file, REVIEWER.file, REPAIR.file];
 
     /// The texts that come with the program.
     pub fn builtin() -> Self {
         let parse = |(form, text): (&Form, &str)| {
-            Template::parse(form, text)
-                .expect("the built-in texts are valid, as a test of them shows")
+            Template::parse(form, text).expect("the built-in texts are valid, as a test of them shows")
         };
-        Self {
-            all: BUILTIN.map(parse),
-        }
+        Self { all: BUILTIN.map(parse) }
     }
 
     /// A built-in text, for people who want to start from it. `None` when there is no file of that name.
     pub fn builtin_text(file: &str) -> Option<&'static str> {
-        BUILTIN
-            .iter()
-            .find(|(form, _)| form.file == file)
-            .map(|(_, text)| *text)
+        BUILTIN.iter().find(|(form, _)| form.file == file).map(|(_, text)| *text)
     }
 
     /// Takes another text for one of the prompts.
@@ -277,21 +248,16 @@ impl Templates {
     /// # Errors
     /// [`TemplateError`], which names file, line and the nearest valid name.
     pub fn with(mut self, file: &str, text: &str) -> Result<Self, TemplateError> {
-        let at = BUILTIN
-            .iter()
-            .position(|(form, _)| form.file == file)
-            .ok_or_else(|| TemplateError::UnknownFile {
-                name: file.chars().take(80).collect(),
-                nearest: template::nearest(file, Self::FILES.into_iter()),
-            })?;
+        let at = BUILTIN.iter().position(|(form, _)| form.file == file).ok_or_else(|| TemplateError::UnknownFile {
+            name: file.chars().take(80).collect(),
+            nearest: template::nearest(file, Self::FILES.into_iter()),
+        })?;
         self.all[at] = Template::parse(BUILTIN[at].0, text)?;
         Ok(self)
     }
 
     fn render(&self, form: &Form, values: &Values) -> Prompt {
-        let at = BUILTIN
-            .iter()
-            .position(|(known, _)| known.file == form.file);
+        let at = BUILTIN.iter().position(|(known, _)| known.file == form.file);
         let template = &self.all[at.expect("each form stands in the list")];
         let (system, user) = template.render(values);
         Prompt { system, user }

@@ -77,11 +77,10 @@ const FOREIGN_NAMES: &[&str] = &[
     ".ds_store",
 ];
 const BINARY_EXTENSIONS: &[&str] = &[
-    "png", "jpg", "jpeg", "gif", "webp", "ico", "bmp", "tiff", "avif", "pdf", "zip", "gz", "tgz",
-    "xz", "zst", "bz2", "7z", "tar", "jar", "war", "class", "exe", "dll", "so", "dylib", "a", "o",
-    "obj", "lib", "bin", "dat", "db", "sqlite", "sqlite3", "woff", "woff2", "ttf", "otf", "eot",
-    "mp3", "mp4", "mov", "avi", "wav", "ogg", "webm", "pyc", "wasm", "map", "gguf", "onnx", "pt",
-    "parquet", "npy", "pack", "idx", "snap", "ipynb", "min.js", "min.css",
+    "png", "jpg", "jpeg", "gif", "webp", "ico", "bmp", "tiff", "avif", "pdf", "zip", "gz", "tgz", "xz", "zst", "bz2",
+    "7z", "tar", "jar", "war", "class", "exe", "dll", "so", "dylib", "a", "o", "obj", "lib", "bin", "dat", "db",
+    "sqlite", "sqlite3", "woff", "woff2", "ttf", "otf", "eot", "mp3", "mp4", "mov", "avi", "wav", "ogg", "webm", "pyc",
+    "wasm", "map", "gguf", "onnx", "pt", "parquet", "npy", "pack", "idx", "snap", "ipynb", "min.js", "min.css",
 ];
 /// Words of a task that say nothing about files.
 static STOP_WORDS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
@@ -142,20 +141,13 @@ pub fn neighbours<'a>(
         if name.directory == own.directory {
             score += 120;
         }
-        if name.is_manifest()
-            && (name.directory.is_empty() || own.directory.starts_with(name.directory))
-        {
+        if name.is_manifest() && (name.directory.is_empty() || own.directory.starts_with(name.directory)) {
             score += 200;
         }
         if name.extension == own.extension && !own.extension.is_empty() {
             score += 15;
         }
-        score += 12
-            * name
-                .words
-                .iter()
-                .filter(|word| own_words.contains(word.as_str()))
-                .count() as i64;
+        score += 12 * name.words.iter().filter(|word| own_words.contains(word.as_str())).count() as i64;
         if name.is_entry_point() && own.directory.starts_with(name.directory) {
             score += 30;
         }
@@ -166,28 +158,17 @@ pub fn neighbours<'a>(
     })
 }
 
-fn rank(
-    tree: &[TreeEntry],
-    score: impl Fn(&TreeEntry, &Name<'_>) -> Option<i64>,
-) -> Vec<&TreeEntry> {
+fn rank(tree: &[TreeEntry], score: impl Fn(&TreeEntry, &Name<'_>) -> Option<i64>) -> Vec<&TreeEntry> {
     let mut ranked: Vec<(i64, &TreeEntry)> = tree
         .iter()
         .filter(|entry| (1..=MAX_FILE_BYTES).contains(&entry.size))
         .filter_map(|entry| {
             let name = Name::new(entry.path.as_str());
-            if name.is_foreign() {
-                None
-            } else {
-                score(entry, &name).map(|score| (score, entry))
-            }
+            if name.is_foreign() { None } else { score(entry, &name).map(|score| (score, entry)) }
         })
         .collect();
     ranked.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.path.cmp(&right.path)));
-    ranked
-        .into_iter()
-        .take(MAX_RANKED)
-        .map(|(_, entry)| entry)
-        .collect()
+    ranked.into_iter().take(MAX_RANKED).map(|(_, entry)| entry).collect()
 }
 
 /// A path, cut up.
@@ -225,8 +206,7 @@ impl<'a> Name<'a> {
     }
 
     fn is_manifest(&self) -> bool {
-        MANIFESTS.contains(&self.file.as_str())
-            || matches!(self.extension.as_str(), "csproj" | "cabal" | "gemspec")
+        MANIFESTS.contains(&self.file.as_str()) || matches!(self.extension.as_str(), "csproj" | "cabal" | "gemspec")
     }
 
     fn is_readme(&self) -> bool {
@@ -241,47 +221,30 @@ impl<'a> Name<'a> {
     }
 
     fn is_test(&self) -> bool {
-        self.words.iter().any(|word| {
-            matches!(
-                word.as_str(),
-                "test" | "tests" | "spec" | "specs" | "fixtures" | "testdata"
-            )
-        })
+        self.words
+            .iter()
+            .any(|word| matches!(word.as_str(), "test" | "tests" | "spec" | "specs" | "fixtures" | "testdata"))
     }
 
     /// The stem without what marks tests and headers, so that `foo.c`, `foo.h`, `test_foo.py` and `foo.spec.ts` meet.
     fn bare_stem(&self) -> &str {
         let stem = self.stem.strip_prefix("test_").unwrap_or(&self.stem);
-        let ends = [
-            ".test", ".spec", "_test", "_spec", "-test", "tests", "test", ".d",
-        ];
-        let stem = ends
-            .iter()
-            .find_map(|end| stem.strip_suffix(end))
-            .unwrap_or(stem);
+        let ends = [".test", ".spec", "_test", "_spec", "-test", "tests", "test", ".d"];
+        let stem = ends.iter().find_map(|end| stem.strip_suffix(end)).unwrap_or(stem);
         // Files such as mod.rs and index.js share nothing but their role.
-        if matches!(
-            stem,
-            "main" | "lib" | "index" | "app" | "mod" | "__init__" | "readme"
-        ) {
-            ""
-        } else {
-            stem
-        }
+        if matches!(stem, "main" | "lib" | "index" | "app" | "mod" | "__init__" | "readme") { "" } else { stem }
     }
 
     fn is_foreign(&self) -> bool {
-        let generated = self.file.contains(".min.")
-            || self.file.ends_with(".lock")
-            || self.file.contains(".generated.");
+        let generated =
+            self.file.contains(".min.") || self.file.ends_with(".lock") || self.file.contains(".generated.");
         generated
             || FOREIGN_NAMES.contains(&self.file.as_str())
             || BINARY_EXTENSIONS.contains(&self.extension.as_str())
-            || self.directory.split('/').any(|part| {
-                FOREIGN_DIRECTORIES
-                    .iter()
-                    .any(|foreign| part.eq_ignore_ascii_case(foreign))
-            })
+            || self
+                .directory
+                .split('/')
+                .any(|part| FOREIGN_DIRECTORIES.iter().any(|foreign| part.eq_ignore_ascii_case(foreign)))
     }
 }
 
@@ -298,22 +261,14 @@ impl Task {
         let lower = text.to_lowercase();
         let tokens = lower
             .split(|c: char| c.is_whitespace() || "`\"'()[],;:<>*".contains(c))
-            .map(|token| {
-                token
-                    .trim_end_matches(['.', '!', '?'])
-                    .trim_start_matches("./")
-                    .to_owned()
-            })
+            .map(|token| token.trim_end_matches(['.', '!', '?']).trim_start_matches("./").to_owned())
             .filter(|token| !token.is_empty())
             .collect();
         let mut counts = HashMap::new();
         for word in words(text) {
             *counts.entry(word).or_default() += 1;
         }
-        Self {
-            tokens,
-            words: counts,
-        }
+        Self { tokens, words: counts }
     }
 
     /// How strongly the task points at a file.
@@ -325,17 +280,10 @@ impl Task {
             return 1_500;
         }
         let mut score = 0;
-        if name.stem.len() >= 3
-            && self.tokens.contains(&name.stem)
-            && !STOP_WORDS.contains(name.stem.as_str())
-        {
+        if name.stem.len() >= 3 && self.tokens.contains(&name.stem) && !STOP_WORDS.contains(name.stem.as_str()) {
             score += 400;
         }
-        let shared: HashSet<&String> = name
-            .words
-            .iter()
-            .filter(|word| self.words.contains_key(*word))
-            .collect();
+        let shared: HashSet<&String> = name.words.iter().filter(|word| self.words.contains_key(*word)).collect();
         for word in shared {
             score += 25 + 5 * self.words.get(word).copied().unwrap_or(0).min(5);
         }
@@ -351,9 +299,7 @@ fn words(text: &str) -> Vec<String> {
     let mut previous_lower = false;
     let mut end = |word: &mut String| {
         if word.chars().count() >= 3 && !STOP_WORDS.contains(word.as_str()) {
-            let singular = word
-                .strip_suffix('s')
-                .filter(|stem| stem.len() >= 3 && !stem.ends_with('s'));
+            let singular = word.strip_suffix('s').filter(|stem| stem.len() >= 3 && !stem.ends_with('s'));
             found.push(singular.unwrap_or(word).to_owned());
         }
         word.clear();
@@ -376,13 +322,7 @@ mod tests {
     use super::*;
 
     fn tree(paths: &[&str]) -> Vec<TreeEntry> {
-        paths
-            .iter()
-            .map(|path| TreeEntry {
-                path: RepoPath::new(path).expect("valid"),
-                size: 100,
-            })
-            .collect()
+        paths.iter().map(|path| TreeEntry { path: RepoPath::new(path).expect("valid"), size: 100 }).collect()
     }
 
     fn names<'a>(ranked: &[&'a TreeEntry]) -> Vec<&'a str> {
@@ -404,10 +344,7 @@ mod tests {
             "logo.png",
             "src/index.js",
         ]);
-        let ranked = key_files(
-            &tree,
-            "Change `src/util/strings.js`. The login must keep its session. See auth.js.",
-        );
+        let ranked = key_files(&tree, "Change `src/util/strings.js`. The login must keep its session. See auth.js.");
         assert_eq!(
             names(&ranked),
             [
@@ -425,15 +362,8 @@ mod tests {
 
     #[test]
     fn very_large_and_empty_files_are_left_out() {
-        let entry = |path: &str, size| TreeEntry {
-            path: RepoPath::new(path).expect("valid"),
-            size,
-        };
-        let tree = [
-            entry("a.js", 0),
-            entry("b.js", MAX_FILE_BYTES + 1),
-            entry("c.js", MAX_FILE_BYTES),
-        ];
+        let entry = |path: &str, size| TreeEntry { path: RepoPath::new(path).expect("valid"), size };
+        let tree = [entry("a.js", 0), entry("b.js", MAX_FILE_BYTES + 1), entry("c.js", MAX_FILE_BYTES)];
         assert_eq!(names(&key_files(&tree, "a.js b.js")), ["c.js"]);
         let many: Vec<TreeEntry> = (0..500).map(|n| entry(&format!("f{n}.js"), 1)).collect();
         assert_eq!(key_files(&many, "").len(), MAX_RANKED);
@@ -458,23 +388,12 @@ mod tests {
         let ranked = neighbours(&path, &with, &tree, "Rename the guide.md text");
         assert_eq!(
             names(&ranked),
-            [
-                "src/post.c",
-                "src/user.h",
-                "tests/test_user.c",
-                "docs/guide.md",
-                "Makefile",
-                "src/main.c",
-                "src/post.h"
-            ]
+            ["src/post.c", "src/user.h", "tests/test_user.c", "docs/guide.md", "Makefile", "src/main.c", "src/post.h"]
         );
     }
 
     #[test]
     fn words_are_split_as_people_name_files() {
-        assert_eq!(
-            words("src/userProfile_v2/HTTPServer-tests the class"),
-            ["user", "profile", "httpserver", "class"]
-        );
+        assert_eq!(words("src/userProfile_v2/HTTPServer-tests the class"), ["user", "profile", "httpserver", "class"]);
     }
 }

@@ -73,12 +73,7 @@ pub async fn run_checks(checks: &[String], options: &CheckOptions) -> Vec<CheckR
     for command in checks {
         let start = Instant::now();
         let (outcome, output) = run(command, options).await;
-        results.push(CheckResult {
-            command: command.clone(),
-            outcome,
-            output,
-            duration: start.elapsed(),
-        });
+        results.push(CheckResult { command: command.clone(), outcome, output, duration: start.elapsed() });
     }
     results
 }
@@ -87,12 +82,7 @@ pub async fn run_checks(checks: &[String], options: &CheckOptions) -> Vec<CheckR
 const DRAIN: Duration = Duration::from_millis(500);
 
 async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
-    let could_not = |error: std::io::Error| {
-        (
-            CheckOutcome::CouldNotStart(error.to_string()),
-            String::new(),
-        )
-    };
+    let could_not = |error: std::io::Error| (CheckOutcome::CouldNotStart(error.to_string()), String::new());
     // One pipe for both, so that what is printed stays in order.
     let (reader, writer) = match std::io::pipe() {
         Ok(both) => both,
@@ -104,10 +94,7 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
     };
     let mut child = match writer.try_clone().and_then(|second| {
         // The command is dropped here, and with it our own ends of the pipe: else it would never be at its end.
-        prepare(command, options)
-            .stdout(Stdio::from(writer))
-            .stderr(Stdio::from(second))
-            .spawn()
+        prepare(command, options).stdout(Stdio::from(writer)).stderr(Stdio::from(second)).spawn()
     }) {
         Ok(child) => child,
         Err(error) => return could_not(error),
@@ -156,9 +143,7 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
 }
 
 fn judge(status: ExitStatus, output: &str, sandbox: &Sandbox) -> CheckOutcome {
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     // bwrap's own failure: exit code 1 and a single line in its name.
     let only_line = output.trim_end();
     let from_bwrap = matches!(sandbox, Sandbox::Bwrap { .. })
@@ -173,25 +158,12 @@ fn judge(status: ExitStatus, output: &str, sandbox: &Sandbox) -> CheckOutcome {
 }
 
 fn prepare(command: &str, options: &CheckOptions) -> Command {
-    let home = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .filter(|home| home.is_absolute());
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     let mut prepared = match &options.sandbox {
         Sandbox::None => Command::new("sh"),
-        Sandbox::Bwrap {
-            program,
-            read_only,
-            hidden,
-        } => {
+        Sandbox::Bwrap { program, read_only, hidden } => {
             let mut bwrap = Command::new(program);
-            bwrap
-                .args(sandbox::arguments(
-                    &options.dir,
-                    read_only,
-                    hidden,
-                    home.as_deref(),
-                ))
-                .arg("sh");
+            bwrap.args(sandbox::arguments(&options.dir, read_only, hidden, home.as_deref())).arg("sh");
             bwrap
         }
     };
@@ -239,25 +211,16 @@ const KEPT: &[&str] = &[
 ];
 
 fn environment(home: Option<&Path>) -> Vec<(OsString, OsString)> {
-    let mut all: Vec<(OsString, OsString)> = KEPT
-        .iter()
-        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
-        .collect();
+    let mut all: Vec<(OsString, OsString)> =
+        KEPT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
     // Toolchains are looked for below HOME, which is another one inside a sandbox.
     for (name, default) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
-        let place = home
-            .map(|home| home.join(default))
-            .filter(|place| place.is_dir());
+        let place = home.map(|home| home.join(default)).filter(|place| place.is_dir());
         if let (Some(place), None) = (place, std::env::var_os(name)) {
             all.push((name.into(), place.into()));
         }
     }
-    let fixed = [
-        ("TERM", "dumb"),
-        ("CI", "true"),
-        ("GIT_OPTIONAL_LOCKS", "0"),
-        ("GIT_TERMINAL_PROMPT", "0"),
-    ];
+    let fixed = [("TERM", "dumb"), ("CI", "true"), ("GIT_OPTIONAL_LOCKS", "0"), ("GIT_TERMINAL_PROMPT", "0")];
     all.extend(fixed.map(|(name, value)| (name.into(), value.into())));
     all
 }
@@ -267,11 +230,7 @@ struct Group(Option<Pid>);
 
 impl Group {
     fn of(child: &tokio::process::Child) -> Self {
-        Self(
-            child
-                .id()
-                .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)),
-        )
+        Self(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
     }
 }
 
@@ -293,11 +252,7 @@ struct Tail {
 
 impl Tail {
     fn new(max: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            max,
-            n_dropped: 0,
-        }
+        Self { bytes: Vec::new(), max, n_dropped: 0 }
     }
 
     fn push(&mut self, more: &[u8]) {
@@ -320,16 +275,9 @@ impl Tail {
             return String::from_utf8_lossy(&self.bytes).into_owned();
         }
         // Half a line, and perhaps half a character, tells nothing.
-        let start = self
-            .bytes
-            .iter()
-            .position(|b| *b == b'\n')
-            .map_or(0, |at| at + 1);
+        let start = self.bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
         let n_missing = self.n_dropped + start as u64;
-        format!(
-            "[{n_missing} bytes before this are left out]\n{}",
-            String::from_utf8_lossy(&self.bytes[start..])
-        )
+        format!("[{n_missing} bytes before this are left out]\n{}", String::from_utf8_lossy(&self.bytes[start..]))
     }
 }
 

@@ -23,26 +23,17 @@ pub(crate) struct ConfinedDir {
     root: OwnedFd,
 }
 
-const OPEN_DIR: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl ConfinedDir {
     /// The directory itself may be reached through links: its path is the operator's.
     pub(crate) fn open(dir: &Path) -> std::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self {
-            root: rustix::fs::open(dir, flags, Mode::empty())?,
-        })
+        Ok(Self { root: rustix::fs::open(dir, flags, Mode::empty())? })
     }
 
     /// The file's bytes; `None` when it, or a directory on the way, is not there.
-    pub(crate) fn read(
-        &self,
-        path: &RepoPath,
-        max_bytes: u64,
-    ) -> Result<Option<Vec<u8>>, FileError> {
+    pub(crate) fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
         let Some((parent, name)) = self.parent(path, false)? else {
             return Ok(None);
         };
@@ -58,29 +49,15 @@ impl ConfinedDir {
         let stat = rustix::fs::fstat(&file).map_err(|errno| io("read", path, errno))?;
         regular(path, &stat)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let too_large = |size| FileError::TooLarge {
-            path: path.clone(),
-            size,
-            limit: max_bytes,
-        };
+        let too_large = |size| FileError::TooLarge { path: path.clone(), size, limit: max_bytes };
         if size > max_bytes {
             return Err(too_large(size));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut limited = File::from(file).take(max_bytes.saturating_add(1));
-        limited
-            .read_to_end(&mut bytes)
-            .map_err(|source| FileError::Io {
-                what: "read",
-                path: path.clone(),
-                source,
-            })?;
+        limited.read_to_end(&mut bytes).map_err(|source| FileError::Io { what: "read", path: path.clone(), source })?;
         // It may have grown since its size was asked for.
-        if bytes.len() as u64 > max_bytes {
-            Err(too_large(bytes.len() as u64))
-        } else {
-            Ok(Some(bytes))
-        }
+        if bytes.len() as u64 > max_bytes { Err(too_large(bytes.len() as u64)) } else { Ok(Some(bytes)) }
     }
 
     /// Puts `bytes` in the file's place at once: readers see the old or the new content, never a part. Missing directories are
@@ -97,15 +74,9 @@ impl ConfinedDir {
             Err(errno) => return Err(io("write", path, errno)),
         };
         let temporary = temporary_name();
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(
-            &parent,
-            &*temporary,
-            flags,
-            Mode::from_raw_mode(0o666 as RawMode),
-        )
-        .map_err(|errno| io("write", path, errno))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&parent, &*temporary, flags, Mode::from_raw_mode(0o666 as RawMode))
+            .map_err(|errno| io("write", path, errno))?;
         let written = (|| {
             if let Some(mode) = kept {
                 rustix::fs::fchmod(&fd, mode)?;
@@ -119,11 +90,7 @@ impl ConfinedDir {
             rustix::fs::unlinkat(&parent, &*temporary, AtFlags::empty()).ok();
             match Errno::from_io_error(&source) {
                 Some(Errno::ISDIR) => FileError::IsDirectory { path: path.clone() },
-                _ => FileError::Io {
-                    what: "write",
-                    path: path.clone(),
-                    source,
-                },
+                _ => FileError::Io { what: "write", path: path.clone(), source },
             }
         })
     }
@@ -158,18 +125,10 @@ impl ConfinedDir {
     }
 
     /// The directory that holds the file, and the file's name in it. `None`: it does not exist (never with `create`).
-    fn parent<'a>(
-        &self,
-        path: &'a RepoPath,
-        create: bool,
-    ) -> Result<Option<(OwnedFd, &'a str)>, FileError> {
+    fn parent<'a>(&self, path: &'a RepoPath, create: bool) -> Result<Option<(OwnedFd, &'a str)>, FileError> {
         let text = path.as_str();
         let what = if create { "write" } else { "read" };
-        let mut dir = self.root.try_clone().map_err(|source| FileError::Io {
-            what,
-            path: path.clone(),
-            source,
-        })?;
+        let mut dir = self.root.try_clone().map_err(|source| FileError::Io { what, path: path.clone(), source })?;
         let mut start = 0;
         for (end, _) in text.match_indices('/') {
             let (part, so_far) = (&text[start..end], &text[..end]);
@@ -208,13 +167,8 @@ fn no_dir(dir: &OwnedFd, part: &str, so_far: &str, path: &RepoPath, errno: Errno
         return io("open", path, errno);
     }
     match rustix::fs::statat(dir, part, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-            link(path, so_far)
-        }
-        Ok(_) | Err(_) => FileError::ParentIsFile {
-            path: path.clone(),
-            file: so_far.to_owned(),
-        },
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => link(path, so_far),
+        Ok(_) | Err(_) => FileError::ParentIsFile { path: path.clone(), file: so_far.to_owned() },
     }
 }
 
@@ -228,27 +182,16 @@ fn regular(path: &RepoPath, stat: &Stat) -> Result<(), FileError> {
 }
 
 fn link(path: &RepoPath, at: &str) -> FileError {
-    FileError::SymbolicLink {
-        path: path.clone(),
-        link: at.to_owned(),
-    }
+    FileError::SymbolicLink { path: path.clone(), link: at.to_owned() }
 }
 
 fn io(what: &'static str, path: &RepoPath, errno: Errno) -> FileError {
-    FileError::Io {
-        what,
-        path: path.clone(),
-        source: errno.into(),
-    }
+    FileError::Io { what, path: path.clone(), source: errno.into() }
 }
 
 fn temporary_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!(
-        ".steadfast-{}-{}.tmp",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    )
+    format!(".steadfast-{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -279,12 +222,7 @@ mod tests {
         dir.write(&path("a/b/c.txt"), b"one").unwrap();
         dir.write(&path("a/b/c.txt"), b"two").unwrap();
         assert_eq!(dir.read(&path("a/b/c.txt"), 3).unwrap().unwrap(), b"two");
-        assert_eq!(
-            fs::read_dir(folder.path().join("inside/a/b"))
-                .unwrap()
-                .count(),
-            1
-        );
+        assert_eq!(fs::read_dir(folder.path().join("inside/a/b")).unwrap().count(), 1);
         assert_eq!(dir.read(&path("a/x/c.txt"), 3).unwrap(), None);
         assert_eq!(dir.read(&path("a/b/c.txt/d"), 3).unwrap(), None);
     }
@@ -296,10 +234,7 @@ mod tests {
         fs::write(&script, "old").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o750)).unwrap();
         dir.write(&path("run.sh"), b"new").unwrap();
-        assert_eq!(
-            fs::metadata(&script).unwrap().permissions().mode() & 0o777,
-            0o750
-        );
+        assert_eq!(fs::metadata(&script).unwrap().permissions().mode() & 0o777, 0o750);
         assert_eq!(fs::read(&script).unwrap(), b"new");
     }
 
@@ -311,47 +246,19 @@ mod tests {
         symlink("../../outside/secret", inside.join("sub/secret")).unwrap();
         symlink("../outside/new", inside.join("dangling")).unwrap();
         symlink("sub", inside.join("within")).unwrap();
-        for bad in [
-            "out/secret",
-            "out/new/x",
-            "sub/secret",
-            "dangling",
-            "within/x",
-        ] {
-            assert!(
-                matches!(
-                    dir.write(&path(bad), b"x"),
-                    Err(FileError::SymbolicLink { .. })
-                ),
-                "{bad}"
-            );
-            assert!(
-                matches!(dir.read(&path(bad), 9), Err(FileError::SymbolicLink { .. })),
-                "{bad}"
-            );
+        for bad in ["out/secret", "out/new/x", "sub/secret", "dangling", "within/x"] {
+            assert!(matches!(dir.write(&path(bad), b"x"), Err(FileError::SymbolicLink { .. })), "{bad}");
+            assert!(matches!(dir.read(&path(bad), 9), Err(FileError::SymbolicLink { .. })), "{bad}");
         }
-        assert!(matches!(
-            dir.delete(&path("out/secret")),
-            Err(FileError::SymbolicLink { .. })
-        ));
-        assert_eq!(
-            fs::read(folder.path().join("outside/secret")).unwrap(),
-            b"secret"
-        );
-        assert_eq!(
-            fs::read_dir(folder.path().join("outside")).unwrap().count(),
-            1
-        );
+        assert!(matches!(dir.delete(&path("out/secret")), Err(FileError::SymbolicLink { .. })));
+        assert_eq!(fs::read(folder.path().join("outside/secret")).unwrap(), b"secret");
+        assert_eq!(fs::read_dir(folder.path().join("outside")).unwrap().count(), 1);
     }
 
     #[test]
     fn a_link_itself_can_be_deleted_without_harm_to_its_target() {
         let (folder, dir) = fixture();
-        symlink(
-            "../../outside/secret",
-            folder.path().join("inside/sub/link"),
-        )
-        .unwrap();
+        symlink("../../outside/secret", folder.path().join("inside/sub/link")).unwrap();
         assert!(dir.delete(&path("sub/link")).unwrap());
         assert!(folder.path().join("outside/secret").exists());
     }
@@ -359,18 +266,14 @@ mod tests {
     #[test]
     fn a_directory_swapped_for_a_link_meanwhile_gains_nothing() {
         let (folder, dir) = fixture();
-        let (real, link) = (
-            folder.path().join("inside/d"),
-            folder.path().join("inside/l"),
-        );
+        let (real, link) = (folder.path().join("inside/d"), folder.path().join("inside/l"));
         fs::create_dir(&real).unwrap();
         symlink("../outside", &link).unwrap();
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let swapper = scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    rustix::fs::renameat_with(CWD, &real, CWD, &link, RenameFlags::EXCHANGE)
-                        .unwrap();
+                    rustix::fs::renameat_with(CWD, &real, CWD, &link, RenameFlags::EXCHANGE).unwrap();
                 }
             });
             for _ in 0..2_000 {
@@ -380,31 +283,17 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             swapper.join().unwrap();
         });
-        assert_eq!(
-            fs::read_dir(folder.path().join("outside")).unwrap().count(),
-            1
-        );
+        assert_eq!(fs::read_dir(folder.path().join("outside")).unwrap().count(), 1);
     }
 
     #[test]
     fn a_directory_or_a_file_in_the_way_is_named() {
         let (_folder, dir) = fixture();
         dir.write(&path("f"), b"x").unwrap();
-        assert!(matches!(
-            dir.write(&path("sub"), b"x"),
-            Err(FileError::IsDirectory { .. })
-        ));
-        assert!(matches!(
-            dir.read(&path("sub"), 9),
-            Err(FileError::IsDirectory { .. })
-        ));
-        assert!(matches!(
-            dir.delete(&path("sub")),
-            Err(FileError::IsDirectory { .. })
-        ));
-        let Err(FileError::ParentIsFile { file, .. }) = dir.write(&path("f/a/b"), b"x") else {
-            panic!("written")
-        };
+        assert!(matches!(dir.write(&path("sub"), b"x"), Err(FileError::IsDirectory { .. })));
+        assert!(matches!(dir.read(&path("sub"), 9), Err(FileError::IsDirectory { .. })));
+        assert!(matches!(dir.delete(&path("sub")), Err(FileError::IsDirectory { .. })));
+        let Err(FileError::ParentIsFile { file, .. }) = dir.write(&path("f/a/b"), b"x") else { panic!("written") };
         assert_eq!(file, "f");
     }
 
@@ -412,25 +301,11 @@ mod tests {
     fn pipes_and_large_files_are_refused_without_waiting() {
         let (folder, dir) = fixture();
         let pipe = folder.path().join("inside/pipe");
-        assert!(
-            std::process::Command::new("mkfifo")
-                .arg(&pipe)
-                .status()
-                .unwrap()
-                .success()
-        );
-        assert!(matches!(
-            dir.read(&path("pipe"), 9),
-            Err(FileError::Special { .. })
-        ));
-        assert!(matches!(
-            dir.write(&path("pipe"), b"x"),
-            Err(FileError::Special { .. })
-        ));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(matches!(dir.read(&path("pipe"), 9), Err(FileError::Special { .. })));
+        assert!(matches!(dir.write(&path("pipe"), b"x"), Err(FileError::Special { .. })));
         dir.write(&path("big"), &[b'x'; 10]).unwrap();
-        let Err(FileError::TooLarge { size, limit, .. }) = dir.read(&path("big"), 9) else {
-            panic!("read")
-        };
+        let Err(FileError::TooLarge { size, limit, .. }) = dir.read(&path("big"), 9) else { panic!("read") };
         assert_eq!((size, limit), (10, 9));
     }
 

@@ -16,11 +16,7 @@ pub(crate) struct Pair<'a> {
 pub(crate) const CUT: &str = "[the diff was cut here: it is longer than fits]\n";
 
 /// Appends one file's part. Nothing for a file that did not change.
-pub(crate) fn append(
-    out: &mut String,
-    pair: &Pair<'_>,
-    context_lines: u32,
-) -> Result<(), RepoError> {
+pub(crate) fn append(out: &mut String, pair: &Pair<'_>, context_lines: u32) -> Result<(), RepoError> {
     if pair.old == pair.new {
         return Ok(());
     }
@@ -36,14 +32,11 @@ pub(crate) fn append(
         (_, None) => out.push_str("deleted file\n"),
         (Some(_), Some(_)) => {}
     }
-    let (old, new) = (
-        pair.old.as_deref().unwrap_or_default(),
-        pair.new.as_deref().unwrap_or_default(),
-    );
+    let (old, new) = (pair.old.as_deref().unwrap_or_default(), pair.new.as_deref().unwrap_or_default());
     let mut options = DiffOptions::new();
     options.context_lines(context_lines);
-    let mut patch = Patch::from_buffers(old, None, new, None, Some(&mut options))
-        .map_err(git_at("compare two files"))?;
+    let mut patch =
+        Patch::from_buffers(old, None, new, None, Some(&mut options)).map_err(git_at("compare two files"))?;
     if patch.delta().flags().is_binary() {
         out.push_str(&format!("Binary files {old_name} and {new_name} differ\n"));
         return Ok(());
@@ -73,10 +66,7 @@ pub(crate) fn cut(out: &mut String, max_bytes: usize) {
         return;
     }
     let room = max_bytes.saturating_sub(CUT.len());
-    let end = out.as_bytes()[..room]
-        .iter()
-        .rposition(|b| *b == b'\n')
-        .map_or(0, |at| at + 1);
+    let end = out.as_bytes()[..room].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     out.truncate(end);
     out.push_str(CUT);
 }

@@ -14,9 +14,7 @@ pub struct GitError {
 
 impl From<git2::Error> for GitError {
     fn from(error: git2::Error) -> Self {
-        Self {
-            message: error.message().to_owned(),
-        }
+        Self { message: error.message().to_owned() }
     }
 }
 
@@ -199,21 +197,11 @@ fn found_text(found: Option<&CommitId>) -> String {
 }
 
 /// Adds what was being done and to which file.
-pub(crate) fn io_at<'a>(
-    what: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> RepoError + 'a {
-    move |source| RepoError::Io {
-        what,
-        path: path.to_owned(),
-        source,
-    }
+pub(crate) fn io_at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> RepoError + 'a {
+    move |source| RepoError::Io { what, path: path.to_owned(), source }
 }
 
 /// Adds what libgit2 was asked for.
 pub(crate) fn git_at(what: &'static str) -> impl FnOnce(git2::Error) -> RepoError {
-    move |source| RepoError::Git {
-        what,
-        source: source.into(),
-    }
+    move |source| RepoError::Git { what, source: source.into() }
 }

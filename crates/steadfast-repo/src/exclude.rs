@@ -38,9 +38,7 @@ impl Exclude {
                 .map_err(|error| fault(pattern, &error))?;
             set.add(glob);
         }
-        let globs = set
-            .build()
-            .map_err(|error| fault(&patterns.join(", "), &error))?;
+        let globs = set.build().map_err(|error| fault(&patterns.join(", "), &error))?;
         Ok(Self { globs })
     }
 
@@ -50,10 +48,7 @@ impl Exclude {
         if self.globs.is_empty() {
             return false;
         }
-        let ends = path
-            .match_indices('/')
-            .map(|(at, _)| at)
-            .chain([path.len()]);
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         let mut start = 0;
         for end in ends {
             if self.globs.is_match(&path[start..end]) || self.globs.is_match(&path[..end]) {
@@ -77,15 +72,7 @@ mod tests {
     #[test]
     fn a_secret_file_is_excluded_wherever_it_lies() {
         let secrets = exclude(&[".env*", "*.pem", "id_*", "secrets/"]);
-        for path in [
-            ".env",
-            "a/b/.env.local",
-            "KEY.PEM",
-            "x/id_rsa",
-            "secrets/a.txt",
-            "app/secrets/b",
-            ".ENV",
-        ] {
+        for path in [".env", "a/b/.env.local", "KEY.PEM", "x/id_rsa", "secrets/a.txt", "app/secrets/b", ".ENV"] {
             assert!(secrets.matches(path), "{path}");
         }
         for path in ["src/env.rs", "a.pem.md", "grid_x", "secrets.md", "a/idx"] {
@@ -96,12 +83,7 @@ mod tests {
     #[test]
     fn a_pattern_with_a_folder_is_matched_from_the_top() {
         let some = exclude(&["config/*.key", "**/private/*.txt", "/build"]);
-        for path in [
-            "config/a.key",
-            "x/private/a.txt",
-            "private/a.txt",
-            "build/x/y",
-        ] {
+        for path in ["config/a.key", "x/private/a.txt", "private/a.txt", "build/x/y"] {
             assert!(some.matches(path), "{path}");
         }
         for path in ["x/config/a.key", "config/a/b.key", "x/private/y/a.txt"] {

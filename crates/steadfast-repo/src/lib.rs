@@ -22,6 +22,7 @@ mod objects;
 mod pack;
 mod refs;
 mod repository;
+mod sample;
 pub mod sandbox;
 pub mod static_checks;
 mod worktree;

@@ -33,24 +33,12 @@ impl Author {
     /// empty is replaced by Steadfast's own.
     pub fn new(name: &str, email: &str) -> Self {
         let clean = |text: &str, otherwise: &str| {
-            let kept: String = text
-                .chars()
-                .filter(|c| !matches!(c, '<' | '>') && !c.is_control())
-                .collect();
-            let crud = |c: char| {
-                c.is_whitespace() || matches!(c, '.' | ',' | ':' | ';' | '"' | '\\' | '\'')
-            };
+            let kept: String = text.chars().filter(|c| !matches!(c, '<' | '>') && !c.is_control()).collect();
+            let crud = |c: char| c.is_whitespace() || matches!(c, '.' | ',' | ':' | ';' | '"' | '\\' | '\'');
             let trimmed = kept.trim_matches(crud);
-            if trimmed.is_empty() {
-                otherwise.to_owned()
-            } else {
-                trimmed.to_owned()
-            }
+            if trimmed.is_empty() { otherwise.to_owned() } else { trimmed.to_owned() }
         };
-        Self {
-            name: clean(name, "Steadfast"),
-            email: clean(email, "steadfast@localhost"),
-        }
+        Self { name: clean(name, "Steadfast"), email: clean(email, "steadfast@localhost") }
     }
 
     /// The identity used where the user has configured none.
@@ -97,10 +85,7 @@ impl<'a> Dir<'a> {
         let mut top = Self::default();
         for (path, change) in changes {
             let mut dir = &mut top;
-            let (parents, name) = path
-                .as_str()
-                .rsplit_once('/')
-                .unwrap_or(("", path.as_str()));
+            let (parents, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
             for part in parents.split('/').filter(|part| !part.is_empty()) {
                 dir = dir.dirs.entry(part).or_default();
             }
@@ -116,9 +101,7 @@ impl<'a> Dir<'a> {
     }
 
     fn only_deletes(&self) -> bool {
-        self.files
-            .values()
-            .all(|(_, change)| matches!(change, FileChange::Delete))
+        self.files.values().all(|(_, change)| matches!(change, FileChange::Delete))
             && self.dirs.values().all(Dir::only_deletes)
     }
 }
@@ -159,10 +142,7 @@ fn build_dir(
         }
         match entries.get(name.as_bytes()) {
             Some((TREE | SUBMODULE, _)) => {
-                return Err(FileError::IsDirectory {
-                    path: (*path).clone(),
-                }
-                .into());
+                return Err(FileError::IsDirectory { path: (*path).clone() }.into());
             }
             Some(_) => drop(entries.remove(name.as_bytes())),
             None => {}
@@ -188,17 +168,10 @@ fn build_dir(
         let (mode, old_id) = match entries.get(name.as_bytes()) {
             None => (FILE, None),
             Some((TREE | SUBMODULE, _)) => {
-                return Err(FileError::IsDirectory {
-                    path: (*path).clone(),
-                }
-                .into());
+                return Err(FileError::IsDirectory { path: (*path).clone() }.into());
             }
             Some((LINK, _)) => {
-                return Err(FileError::SymbolicLink {
-                    path: (*path).clone(),
-                    link: path.to_string(),
-                }
-                .into());
+                return Err(FileError::SymbolicLink { path: (*path).clone(), link: path.to_string() }.into());
             }
             Some((mode, id)) => (*mode, Some(*id)),
         };
@@ -216,10 +189,7 @@ fn build_dir(
 }
 
 fn blocked(at: String, mode: i32, below: &Dir<'_>) -> FileError {
-    let path = below
-        .some_path()
-        .expect("a directory is only made for a path below it")
-        .clone();
+    let path = below.some_path().expect("a directory is only made for a path below it").clone();
     match mode {
         LINK => FileError::SymbolicLink { path, link: at },
         _ => FileError::ParentIsFile { path, file: at },
@@ -228,15 +198,7 @@ fn blocked(at: String, mode: i32, below: &Dir<'_>) -> FileError {
 
 fn read_entries(repo: &git2::Repository, id: Oid) -> Result<Entries, RepoError> {
     let tree = repo.find_tree(id).map_err(git_at("read a tree"))?;
-    Ok(tree
-        .iter()
-        .map(|entry| {
-            (
-                entry.name_bytes().to_vec(),
-                (entry.filemode_raw(), entry.id()),
-            )
-        })
-        .collect())
+    Ok(tree.iter().map(|entry| (entry.name_bytes().to_vec(), (entry.filemode_raw(), entry.id()))).collect())
 }
 
 fn store_tree(entries: &Entries, objects: &mut Vec<NewObject>) -> Result<Oid, RepoError> {
@@ -283,9 +245,6 @@ mod tests {
     fn a_name_cannot_forge_a_header() {
         let author = Author::new(" A <x>\ntree 1 ", "<a@b>\n");
         assert_eq!(author.line(5), "A xtree 1 <a@b> 5 +0000");
-        assert_eq!(
-            Author::new("...", "").line(0),
-            "Steadfast <steadfast@localhost> 0 +0000"
-        );
+        assert_eq!(Author::new("...", "").line(0), "Steadfast <steadfast@localhost> 0 +0000");
     }
 }

@@ -23,11 +23,7 @@ use crate::objects::NewObject;
 /// a file that is to be synced anyway and goes along for free.
 ///
 /// On an error nothing of it is visible to git, except when the very last sync failed.
-pub(crate) fn store_durably(
-    objects_dir: &Path,
-    objects: &[NewObject],
-    also: Option<&File>,
-) -> Result<(), RepoError> {
+pub(crate) fn store_durably(objects_dir: &Path, objects: &[NewObject], also: Option<&File>) -> Result<(), RepoError> {
     let pack = Pack::build(objects);
     let dir = objects_dir.join("pack");
     if !dir.is_dir() {
@@ -37,16 +33,15 @@ pub(crate) fn store_durably(
     let temporary = |kind: &str| dir.join(temporary_name(kind));
     // `git gc` removes old files that begin with `tmp_`: what a crash leaves behind does not stay for ever.
     let (tmp_pack, tmp_idx) = (temporary("tmp_pack"), temporary("tmp_idx"));
-    let written =
-        write_synced(&[(&tmp_pack, &pack.data), (&tmp_idx, &pack.index)], also).and_then(|()| {
-            let place = |from: &Path, suffix: &str| {
-                let to = dir.join(format!("pack-{}.{suffix}", pack.name));
-                fs::rename(from, &to).map_err(io_at("rename", from))
-            };
-            // The index comes last: git takes a pack for present as soon as it sees its index.
-            place(&tmp_pack, "pack")?;
-            place(&tmp_idx, "idx")
-        });
+    let written = write_synced(&[(&tmp_pack, &pack.data), (&tmp_idx, &pack.index)], also).and_then(|()| {
+        let place = |from: &Path, suffix: &str| {
+            let to = dir.join(format!("pack-{}.{suffix}", pack.name));
+            fs::rename(from, &to).map_err(io_at("rename", from))
+        };
+        // The index comes last: git takes a pack for present as soon as it sees its index.
+        place(&tmp_pack, "pack")?;
+        place(&tmp_idx, "idx")
+    });
     if written.is_err() {
         // Best effort: the error that is reported is the first one, and a rest is harmless.
         for path in [&tmp_pack, &tmp_idx] {
@@ -69,25 +64,15 @@ fn write_synced(files: &[(&Path, &[u8])], also: Option<&File>) -> Result<(), Rep
     let sync = |(path, file): (&Path, &File)| file.sync_all().map_err(io_at("sync", path));
     let Some(mine) = all.pop() else { return Ok(()) };
     std::thread::scope(|scope| {
-        let others: Vec<_> = all
-            .into_iter()
-            .map(|file| scope.spawn(move || sync(file)))
-            .collect();
+        let others: Vec<_> = all.into_iter().map(|file| scope.spawn(move || sync(file))).collect();
         let first = sync(mine);
-        others
-            .into_iter()
-            .map(|other| other.join().expect("syncing a file does not panic"))
-            .fold(first, Result::and)
+        others.into_iter().map(|other| other.join().expect("syncing a file does not panic")).fold(first, Result::and)
     })
 }
 
 fn create(path: &Path, data: &[u8]) -> Result<File, RepoError> {
     // Packs are never changed in place, and git makes them read-only too.
-    let opened = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o444)
-        .open(path);
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o444).open(path);
     let mut file = opened.map_err(io_at("create", path))?;
     file.write_all(data).map_err(io_at("write", path))?;
     Ok(file)
@@ -96,21 +81,13 @@ fn create(path: &Path, data: &[u8]) -> Result<File, RepoError> {
 /// A name that no other process or thread uses now.
 fn temporary_name(kind: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let clock = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |t| t.subsec_nanos());
-    format!(
-        "{kind}_steadfast_{}_{}_{clock}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    )
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.subsec_nanos());
+    format!("{kind}_steadfast_{}_{}_{clock}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Makes renames in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), RepoError> {
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(io_at("sync", dir))
+    File::open(dir).and_then(|file| file.sync_all()).map_err(io_at("sync", dir))
 }
 
 /// The bytes of a pack (version 2) and of its index (version 2), as gitformat-pack(5) describes them. No deltas: the objects
@@ -127,8 +104,7 @@ impl Pack {
         let mut distinct: Vec<&NewObject> = objects.iter().collect();
         distinct.sort_by_key(|object| object.id);
         distinct.dedup_by_key(|object| object.id);
-        let n_objects =
-            u32::try_from(distinct.len()).expect("a commit changes fewer than 2^32 objects");
+        let n_objects = u32::try_from(distinct.len()).expect("a commit changes fewer than 2^32 objects");
 
         let mut data = Vec::new();
         data.extend_from_slice(b"PACK");
@@ -160,9 +136,7 @@ impl Pack {
         for (start, _) in &places {
             let near = u32::try_from(*start).ok().filter(|at| *at < 1 << 31);
             index.extend_from_slice(
-                &near
-                    .unwrap_or((1 << 31) | u32::try_from(far.len() / 8).expect("counted above"))
-                    .to_be_bytes(),
+                &near.unwrap_or((1 << 31) | u32::try_from(far.len() / 8).expect("counted above")).to_be_bytes(),
             );
             if near.is_none() {
                 far.extend_from_slice(&(*start as u64).to_be_bytes());
@@ -172,11 +146,7 @@ impl Pack {
         index.extend_from_slice(&checksum.bytes());
         let own = Sha1::from(&index).digest();
         index.extend_from_slice(&own.bytes());
-        Self {
-            name: checksum.to_string(),
-            data,
-            index,
-        }
+        Self { name: checksum.to_string(), data, index }
     }
 }
 

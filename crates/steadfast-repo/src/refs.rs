@@ -78,17 +78,11 @@ pub(crate) fn tip(repo: &git2::Repository, branch: &str) -> Result<Option<Oid>, 
 }
 
 /// Moves the branch. When it returns [`Moved::Done`], the move survives a power cut, provided that the commit does.
-pub(crate) fn compare_and_set(
-    repo: &git2::Repository,
-    change: &Move<'_>,
-) -> Result<Moved, RepoError> {
+pub(crate) fn compare_and_set(repo: &git2::Repository, change: &Move<'_>) -> Result<Moved, RepoError> {
     match begin(repo, change)? {
         Begun::Over(moved) => Ok(moved),
         Begun::Ready(locked) => {
-            locked
-                .file()
-                .sync_all()
-                .map_err(io_at("sync", &locked.path))?;
+            locked.file().sync_all().map_err(io_at("sync", &locked.path))?;
             finish(repo, change, locked)?;
             Ok(Moved::Done)
         }
@@ -105,9 +99,7 @@ pub(crate) fn begin(repo: &git2::Repository, change: &Move<'_>) -> Result<Begun,
     if found == Some(change.to) {
         // The move may have been done by a process that was killed before it was durable.
         if path.is_file() {
-            fs::File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(io_at("sync", &path))?;
+            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(io_at("sync", &path))?;
             sync_dir(dir)?;
         }
         return Ok(Begun::Over(Moved::Done));
@@ -126,11 +118,7 @@ impl Locked {
 }
 
 /// Gives the branch its new value, and makes that durable.
-pub(crate) fn finish(
-    repo: &git2::Repository,
-    change: &Move<'_>,
-    locked: Locked,
-) -> Result<(), RepoError> {
+pub(crate) fn finish(repo: &git2::Repository, change: &Move<'_>, locked: Locked) -> Result<(), RepoError> {
     let Locked { lock, path, made } = locked;
     if path.is_dir() {
         // git leaves empty directories of deleted references behind and removes them when the name is wanted.
@@ -144,11 +132,7 @@ pub(crate) fn finish(
     for parent in made {
         sync_dir(&parent)?;
     }
-    if repo
-        .config()
-        .and_then(|config| config.get_bool("core.logallrefupdates"))
-        .unwrap_or(true)
-    {
+    if repo.config().and_then(|config| config.get_bool("core.logallrefupdates")).unwrap_or(true) {
         // The reflog is a convenience for the user; the branch has moved, whatever becomes of it.
         append_reflog(repo.commondir(), change).ok();
     }
@@ -165,11 +149,7 @@ fn make_dirs(dir: &Path, change: &Move<'_>) -> Result<Vec<PathBuf>, RepoError> {
         },
         _ => io_at("create", dir)(error),
     })?;
-    Ok(missing
-        .iter()
-        .filter_map(|dir| dir.parent())
-        .map(Path::to_owned)
-        .collect())
+    Ok(missing.iter().filter_map(|dir| dir.parent()).map(Path::to_owned).collect())
 }
 
 fn remove_empty_dirs(dir: &Path) -> io::Result<()> {
@@ -183,17 +163,8 @@ fn append_reflog(common: &Path, change: &Move<'_>) -> io::Result<()> {
     let path = common.join("logs").join(full_name(change.branch));
     fs::create_dir_all(path.parent().expect("a log lies in a folder"))?;
     let from = change.from.unwrap_or(Oid::ZERO_SHA1);
-    let line = format!(
-        "{from} {} {}\t{}\n",
-        change.to,
-        change.author.line(change.unix_s),
-        change.note
-    );
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)?
-        .write_all(line.as_bytes())
+    let line = format!("{from} {} {}\t{}\n", change.to, change.author.line(change.unix_s), change.note);
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(line.as_bytes())
 }
 
 /// git's lock of one reference: `<reference>.lock`, which holds the new value and is renamed onto the reference.
@@ -214,14 +185,8 @@ impl Lock {
         loop {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
-                    let mut lock = Self {
-                        path,
-                        file,
-                        done: false,
-                    };
-                    lock.file
-                        .write_all(value.as_bytes())
-                        .map_err(io_at("write", &lock.path))?;
+                    let mut lock = Self { path, file, done: false };
+                    lock.file.write_all(value.as_bytes()).map_err(io_at("write", &lock.path))?;
                     return Ok(lock);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -231,10 +196,7 @@ impl Lock {
                 tracing::warn!(lock = %path.display(), "removing a lock that a killed process left behind");
                 fs::remove_file(&path).ok();
             } else if start.elapsed() >= LOCK_PATIENCE {
-                return Err(RepoError::BranchLocked {
-                    branch: branch.to_owned(),
-                    lock: path,
-                });
+                return Err(RepoError::BranchLocked { branch: branch.to_owned(), lock: path });
             } else {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -261,9 +223,7 @@ fn is_left_behind(lock: &Path, value: &str) -> bool {
     if fs::read_to_string(lock).is_ok_and(|held| held == value) {
         return true;
     }
-    let age = fs::metadata(lock)
-        .and_then(|data| data.modified())
-        .map(|at| at.elapsed().unwrap_or_default());
+    let age = fs::metadata(lock).and_then(|data| data.modified()).map(|at| at.elapsed().unwrap_or_default());
     age.is_ok_and(|age| age >= STALE_LOCK)
 }
 

@@ -31,9 +31,7 @@ pub struct Repository {
 
 impl std::fmt::Debug for Repository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Repository")
-            .field("top", &self.top)
-            .finish_non_exhaustive()
+        f.debug_struct("Repository").field("top", &self.top).finish_non_exhaustive()
     }
 }
 
@@ -98,41 +96,24 @@ impl Repository {
     /// damaged one.
     pub fn open(path: &Path) -> Result<Self, RepoError> {
         if !path.exists() {
-            return Err(RepoError::NotFound {
-                path: path.to_owned(),
-            });
+            return Err(RepoError::NotFound { path: path.to_owned() });
         }
         let no_ceiling: [&Path; 0] = [];
         let git =
-            Git::open_ext(path, RepositoryOpenFlags::empty(), no_ceiling).map_err(|error| {
-                match error.code() {
-                    ErrorCode::NotFound => RepoError::NoRepository {
-                        path: path.to_owned(),
-                    },
-                    ErrorCode::Owner => RepoError::UnsafeOwner {
-                        path: path.to_owned(),
-                    },
-                    _ => match unsupported_format(path) {
-                        Some(format) => RepoError::UnsupportedFormat {
-                            path: path.to_owned(),
-                            format,
-                        },
-                        None => git_at("open the repository")(error),
-                    },
-                }
+            Git::open_ext(path, RepositoryOpenFlags::empty(), no_ceiling).map_err(|error| match error.code() {
+                ErrorCode::NotFound => RepoError::NoRepository { path: path.to_owned() },
+                ErrorCode::Owner => RepoError::UnsafeOwner { path: path.to_owned() },
+                _ => match unsupported_format(path) {
+                    Some(format) => RepoError::UnsupportedFormat { path: path.to_owned(), format },
+                    None => git_at("open the repository")(error),
+                },
             })?;
         let Some(top) = git.workdir().filter(|_| !git.is_bare()) else {
-            return Err(RepoError::Bare {
-                path: path.to_owned(),
-            });
+            return Err(RepoError::Bare { path: path.to_owned() });
         };
         let top = top.to_owned();
         let common_dir = git.commondir().to_owned();
-        let repository = Self {
-            top,
-            common_dir,
-            git: Mutex::new(git),
-        };
+        let repository = Self { top, common_dir, git: Mutex::new(git) };
         repository.head()?;
         Ok(repository)
     }
@@ -159,14 +140,10 @@ impl Repository {
     pub fn head(&self) -> Result<CommitId, RepoError> {
         let git = self.git();
         let head = git.head().map_err(|error| match error.code() {
-            ErrorCode::UnbornBranch | ErrorCode::NotFound => RepoError::NoCommit {
-                path: self.top.clone(),
-            },
+            ErrorCode::UnbornBranch | ErrorCode::NotFound => RepoError::NoCommit { path: self.top.clone() },
             _ => git_at("read HEAD")(error),
         })?;
-        let commit = head
-            .peel_to_commit()
-            .map_err(git_at("read the commit of HEAD"))?;
+        let commit = head.peel_to_commit().map_err(git_at("read the commit of HEAD"))?;
         Ok(commit_id(commit.id()))
     }
 
@@ -191,27 +168,17 @@ impl Repository {
     /// are taken.
     pub fn free_branch(&self, idea: &IdeaId) -> Result<String, RepoError> {
         let git = self.git();
-        let blocked = |branch: String, reason: &str| {
-            Err(RepoError::BranchBlocked {
-                branch,
-                reason: reason.to_owned(),
-            })
-        };
+        let blocked =
+            |branch: String, reason: &str| Err(RepoError::BranchBlocked { branch, reason: reason.to_owned() });
         let first = format!("steadfast/{idea}");
         if git.find_reference("refs/heads/steadfast").is_ok() {
             return blocked(first, "a branch called steadfast exists; rename it");
         }
         for n in 1..=MAX_BRANCHES_OF_AN_IDEA {
-            let name = if n == 1 {
-                first.clone()
-            } else {
-                format!("{first}-{n}")
-            };
+            let name = if n == 1 { first.clone() } else { format!("{first}-{n}") };
             let full = refs::full_name(&name);
             let free = matches!(git.find_reference(&full), Err(error) if error.code() == ErrorCode::NotFound);
-            let mut below = git
-                .references_glob(&format!("{full}/*"))
-                .map_err(git_at("list branches"))?;
+            let mut below = git.references_glob(&format!("{full}/*")).map_err(git_at("list branches"))?;
             if free && below.next().is_none() {
                 return Ok(name);
             }
@@ -242,16 +209,9 @@ impl Repository {
     /// # Errors
     /// [`RepoError::UnknownCommit`]; [`RepoError::File`] for a symbolic link or more than `max_bytes`; [`RepoError::Git`]
     /// for a damaged repository.
-    pub fn read(
-        &self,
-        commit: &CommitId,
-        path: &RepoPath,
-        max_bytes: u64,
-    ) -> Result<Option<Vec<u8>>, RepoError> {
+    pub fn read(&self, commit: &CommitId, path: &RepoPath, max_bytes: u64) -> Result<Option<Vec<u8>>, RepoError> {
         let git = self.git();
-        let tree = find_commit(&git, commit)?
-            .tree()
-            .map_err(git_at("read a tree"))?;
+        let tree = find_commit(&git, commit)?.tree().map_err(git_at("read a tree"))?;
         let entry = match tree.get_path(Path::new(path.as_str())) {
             Ok(entry) => entry,
             Err(error) if error.code() == ErrorCode::NotFound => return Ok(None),
@@ -260,23 +220,14 @@ impl Repository {
         match kind(entry.filemode_raw()) {
             Some(EntryKind::File | EntryKind::Executable) => {}
             Some(EntryKind::Symlink) => {
-                return Err(FileError::SymbolicLink {
-                    path: path.clone(),
-                    link: path.to_string(),
-                }
-                .into());
+                return Err(FileError::SymbolicLink { path: path.clone(), link: path.to_string() }.into());
             }
             Some(EntryKind::Submodule) | None => return Ok(None),
         }
         let odb = git.odb().map_err(git_at("open the object store"))?;
         let (size, _) = odb.read_header(entry.id()).map_err(git_at("read a file"))?;
         if size as u64 > max_bytes {
-            return Err(FileError::TooLarge {
-                path: path.clone(),
-                size: size as u64,
-                limit: max_bytes,
-            }
-            .into());
+            return Err(FileError::TooLarge { path: path.clone(), size: size as u64, limit: max_bytes }.into());
         }
         let object = odb.read(entry.id()).map_err(git_at("read a file"))?;
         Ok(Some(object.data().to_vec()))
@@ -346,11 +297,7 @@ impl Repository {
         let moved = match begun {
             Begun::Over(moved) => moved,
             Begun::Ready(locked) => {
-                store_durably(
-                    &objects_dir(&self.common_dir),
-                    &objects,
-                    Some(locked.file()),
-                )?;
+                store_durably(&objects_dir(&self.common_dir), &objects, Some(locked.file()))?;
                 refs::finish(&self.git(), &change, locked)?;
                 Moved::Done
             }
@@ -363,11 +310,7 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::commit_files`].
-    pub fn changes_anything(
-        &self,
-        parent: &CommitId,
-        changes: &[(RepoPath, FileChange)],
-    ) -> Result<bool, RepoError> {
+    pub fn changes_anything(&self, parent: &CommitId, changes: &[(RepoPath, FileChange)]) -> Result<bool, RepoError> {
         let git = self.git();
         let before = find_commit(&git, parent)?.tree_id();
         Ok(build_tree(&git, before, changes, &mut Vec::new())? != before)
@@ -383,11 +326,7 @@ impl Repository {
     pub fn advance(&self, branch: &str, from: &CommitId, to: &CommitId) -> Result<(), RepoError> {
         let git = self.git();
         let (from_id, to_id) = (oid(from)?, find_commit(&git, to)?.id());
-        moved_or_foreign(
-            move_branch(&git, branch, Some(from_id), to_id, MILESTONE_NOTE)?,
-            branch,
-            from,
-        )
+        moved_or_foreign(move_branch(&git, branch, Some(from_id), to_id, MILESTONE_NOTE)?, branch, from)
     }
 
     /// The commits of `branch` after `base`, sorted into those that carry the session's trailers and others. This is how a
@@ -395,16 +334,9 @@ impl Repository {
     ///
     /// # Errors
     /// [`RepoError::UnknownBranch`], [`RepoError::UnknownCommit`] (the base), [`RepoError::Git`] for a damaged repository.
-    pub fn commits_of(
-        &self,
-        session: &SessionId,
-        branch: &str,
-        base: &CommitId,
-    ) -> Result<BranchLog, RepoError> {
+    pub fn commits_of(&self, session: &SessionId, branch: &str, base: &CommitId) -> Result<BranchLog, RepoError> {
         let git = self.git();
-        let tip = refs::tip(&git, branch)?.ok_or_else(|| RepoError::UnknownBranch {
-            branch: branch.to_owned(),
-        })?;
+        let tip = refs::tip(&git, branch)?.ok_or_else(|| RepoError::UnknownBranch { branch: branch.to_owned() })?;
         let base = find_commit(&git, base)?.id();
         let mut walk = git.revwalk().map_err(git_at("walk the branch"))?;
         let mut log = BranchLog::default();
@@ -418,10 +350,7 @@ impl Repository {
             let id = id.map_err(git_at("walk the branch"))?;
             let commit = git.find_commit(id).map_err(git_at("read a commit"))?;
             match milestone_of(&commit, session) {
-                Some(milestone) => log.ours.push(MilestoneCommit {
-                    id: commit_id(id),
-                    milestone,
-                }),
+                Some(milestone) => log.ours.push(MilestoneCommit { id: commit_id(id), milestone }),
                 None => log.foreign.push(commit_id(id)),
             }
         }
@@ -430,34 +359,17 @@ impl Repository {
 
     /// A commit message: `title` (its first line, cut to 72 characters), `body` (may be empty) and the trailers that
     /// [`Repository::commits_of`] looks for. `milestone` counts from 1.
-    pub fn milestone_message(
-        title: &str,
-        body: &str,
-        session: &SessionId,
-        milestone: u32,
-    ) -> String {
-        let line = title
-            .lines()
-            .map(str::trim)
-            .find(|line| !line.is_empty())
-            .unwrap_or("Milestone");
+    pub fn milestone_message(title: &str, body: &str, session: &SessionId, milestone: u32) -> String {
+        let line = title.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("Milestone");
         let title: String = line.chars().take(72).collect();
         let body = body.trim();
         let gap = if body.is_empty() { "" } else { "\n\n" };
-        format!(
-            "{title}{gap}{body}\n\n{SESSION_TRAILER}: {session}\n{MILESTONE_TRAILER}: {milestone}\n"
-        )
+        format!("{title}{gap}{body}\n\n{SESSION_TRAILER}: {session}\n{MILESTONE_TRAILER}: {milestone}\n")
     }
 }
 
 /// Moves the branch in the name of the configured identity, now.
-pub(crate) fn move_branch(
-    git: &Git,
-    branch: &str,
-    from: Option<Oid>,
-    to: Oid,
-    note: &str,
-) -> Result<Moved, RepoError> {
+pub(crate) fn move_branch(git: &Git, branch: &str, from: Option<Oid>, to: Oid, note: &str) -> Result<Moved, RepoError> {
     let author = identity(git);
     refs::compare_and_set(git, &branch_move(branch, from, to, &author, note)?)
 }
@@ -471,23 +383,11 @@ fn branch_move<'a>(
 ) -> Result<Move<'a>, RepoError> {
     if !git2::Reference::is_valid_name(&refs::full_name(branch)) {
         let reason = "it is no valid name".to_owned();
-        return Err(RepoError::BranchBlocked {
-            branch: branch.to_owned(),
-            reason,
-        });
+        return Err(RepoError::BranchBlocked { branch: branch.to_owned(), reason });
     }
-    let since_1970 = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let unix_s = i64::try_from(since_1970.as_secs()).unwrap_or(0);
-    Ok(Move {
-        branch,
-        from,
-        to,
-        author,
-        unix_s,
-        note,
-    })
+    Ok(Move { branch, from, to, author, unix_s, note })
 }
 
 fn moved_or_foreign(moved: Moved, branch: &str, expected: &CommitId) -> Result<(), RepoError> {
@@ -503,33 +403,19 @@ fn moved_or_foreign(moved: Moved, branch: &str, expected: &CommitId) -> Result<(
 
 fn identity(git: &Git) -> Author {
     let config = git.config().and_then(|mut config| config.snapshot());
-    let value = |key| {
-        config
-            .as_ref()
-            .ok()
-            .and_then(|config| config.get_str(key).ok())
-            .unwrap_or("")
-    };
+    let value = |key| config.as_ref().ok().and_then(|config| config.get_str(key).ok()).unwrap_or("");
     Author::new(value("user.name"), value("user.email"))
 }
 
 pub(crate) fn oid(commit: &CommitId) -> Result<Oid, RepoError> {
-    Oid::from_str(commit.as_str()).map_err(|_| RepoError::UnknownCommit {
-        commit: commit.clone(),
-    })
+    Oid::from_str(commit.as_str()).map_err(|_| RepoError::UnknownCommit { commit: commit.clone() })
 }
 
-pub(crate) fn find_commit<'a>(
-    git: &'a Git,
-    commit: &CommitId,
-) -> Result<git2::Commit<'a>, RepoError> {
-    git.find_commit(oid(commit)?)
-        .map_err(|error| match error.code() {
-            ErrorCode::NotFound => RepoError::UnknownCommit {
-                commit: commit.clone(),
-            },
-            _ => git_at("read a commit")(error),
-        })
+pub(crate) fn find_commit<'a>(git: &'a Git, commit: &CommitId) -> Result<git2::Commit<'a>, RepoError> {
+    git.find_commit(oid(commit)?).map_err(|error| match error.code() {
+        ErrorCode::NotFound => RepoError::UnknownCommit { commit: commit.clone() },
+        _ => git_at("read a commit")(error),
+    })
 }
 
 fn kind(mode: i32) -> Option<EntryKind> {
@@ -555,14 +441,7 @@ fn list(
         let Ok(name) = entry.name() else { continue };
         let path = format!("{above}{name}");
         let Some(kind) = kind(entry.filemode_raw()) else {
-            list(
-                git,
-                odb,
-                entry.id(),
-                &format!("{path}/"),
-                max_entries,
-                listing,
-            )?;
+            list(git, odb, entry.id(), &format!("{path}/"), max_entries, listing)?;
             continue;
         };
         if listing.entries.len() >= max_entries {
@@ -572,9 +451,7 @@ fn list(
         let size = match kind {
             EntryKind::Submodule => 0,
             // A partial clone may lack the object: the file is listed all the same.
-            _ => odb
-                .read_header(entry.id())
-                .map_or(0, |(size, _)| size as u64),
+            _ => odb.read_header(entry.id()).map_or(0, |(size, _)| size as u64),
         };
         listing.entries.push(TreeEntry { path, size, kind });
     }
@@ -591,24 +468,17 @@ fn milestone_of(commit: &git2::Commit<'_>, session: &SessionId) -> Option<u32> {
         all.next_back().map(|(_, value)| value.to_owned())
     };
     let named = last(SESSION_TRAILER)?;
-    if named == session.as_str() {
-        last(MILESTONE_TRAILER)?.parse().ok()
-    } else {
-        None
-    }
+    if named == session.as_str() { last(MILESTONE_TRAILER)?.parse().ok() } else { None }
 }
 
 /// The setting that keeps libgit2 from opening a repository, if one is known to.
 fn unsupported_format(path: &Path) -> Option<String> {
     let no_ceiling: [&Path; 0] = [];
     let git_dir = Git::discover_path(path, no_ceiling).ok()?;
-    let common = std::fs::read_to_string(git_dir.join("commondir"))
-        .map_or(git_dir.clone(), |to| git_dir.join(to.trim()));
+    let common =
+        std::fs::read_to_string(git_dir.join("commondir")).map_or(git_dir.clone(), |to| git_dir.join(to.trim()));
     let config = git2::Config::open(&common.join("config")).ok()?;
-    let settings = [
-        ("extensions.objectformat", "sha1"),
-        ("extensions.refstorage", "files"),
-    ];
+    let settings = [("extensions.objectformat", "sha1"), ("extensions.refstorage", "files")];
     settings.iter().find_map(|(name, usual)| {
         let value = config.get_string(name).ok()?;
         (value != *usual).then(|| format!("{name} = {value}"))

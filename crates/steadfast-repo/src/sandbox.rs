@@ -55,21 +55,12 @@ pub fn find_bwrap() -> Result<PathBuf, SandboxError> {
         .args(["sh", "-c", "true"])
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| SandboxError::DoesNotWork {
-            program: program.clone(),
-            reason: error.to_string(),
-        })?;
+        .map_err(|error| SandboxError::DoesNotWork { program: program.clone(), reason: error.to_string() })?;
     if output.status.success() {
         return Ok(program);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let reason = said
-        .lines()
-        .next()
-        .unwrap_or("it gave no reason")
-        .chars()
-        .take(200)
-        .collect();
+    let reason = said.lines().next().unwrap_or("it gave no reason").chars().take(200).collect();
     Err(SandboxError::DoesNotWork { program, reason })
 }
 
@@ -149,9 +140,7 @@ pub(crate) fn arguments(
         // Where NixOS keeps the system's programs.
         all.bind("--ro-bind-try", Path::new("/run/current-system"));
     }
-    let at_home = home
-        .into_iter()
-        .flat_map(|home| SECRETS_AT_HOME.iter().map(move |name| home.join(name)));
+    let at_home = home.into_iter().flat_map(|home| SECRETS_AT_HOME.iter().map(move |name| home.join(name)));
     for place in at_home.chain(hidden.iter().cloned()) {
         // Mounting needs the real place; a link to a secret is resolved to it.
         let Ok(real) = place.canonicalize() else {
@@ -160,11 +149,7 @@ pub(crate) fn arguments(
         if real.is_dir() {
             all.add([OsStr::new("--tmpfs"), real.as_os_str()]);
         } else {
-            all.add([
-                OsStr::new("--ro-bind"),
-                OsStr::new("/dev/null"),
-                real.as_os_str(),
-            ]);
+            all.add([OsStr::new("--ro-bind"), OsStr::new("/dev/null"), real.as_os_str()]);
         }
     }
     for place in read_only {
@@ -173,9 +158,7 @@ pub(crate) fn arguments(
     all.bind("--bind", worktree);
     // The link to the git folder must not be bent to another one.
     all.bind("--ro-bind-try", &worktree.join(".git"));
-    all.add([
-        "--dir", HOME, "--setenv", "HOME", HOME, "--setenv", "TMPDIR", "/tmp", "--chdir",
-    ]);
+    all.add(["--dir", HOME, "--setenv", "HOME", HOME, "--setenv", "TMPDIR", "/tmp", "--chdir"]);
     all.add([worktree.as_os_str()]);
     all.0
 }
@@ -184,11 +167,7 @@ struct Arguments(Vec<OsString>);
 
 impl Arguments {
     fn add<S: AsRef<OsStr>>(&mut self, arguments: impl IntoIterator<Item = S>) {
-        self.0.extend(
-            arguments
-                .into_iter()
-                .map(|argument| argument.as_ref().to_owned()),
-        );
+        self.0.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
     }
 
     fn bind(&mut self, how: &str, place: &Path) {

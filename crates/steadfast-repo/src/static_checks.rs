@@ -20,24 +20,14 @@ pub struct StaticFinding {
 /// that do not match. At most one finding a file, in the order of the files.
 pub fn static_checks(files: &[(RepoPath, &[u8])]) -> Vec<StaticFinding> {
     let look = |(file, content): &(RepoPath, &[u8])| {
-        problem(file.as_str(), content).map(|problem| StaticFinding {
-            file: file.clone(),
-            problem,
-        })
+        problem(file.as_str(), content).map(|problem| StaticFinding { file: file.clone(), problem })
     };
     files.iter().filter_map(look).collect()
 }
 
 /// Files that mean something by being there, so that they may be empty.
-const MAY_BE_EMPTY: &[&str] = &[
-    "__init__.py",
-    "py.typed",
-    ".gitkeep",
-    ".keep",
-    ".nojekyll",
-    ".npmignore",
-    "conftest.py",
-];
+const MAY_BE_EMPTY: &[&str] =
+    &["__init__.py", "py.typed", ".gitkeep", ".keep", ".nojekyll", ".npmignore", "conftest.py"];
 
 fn problem(path: &str, content: &[u8]) -> Option<String> {
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
@@ -69,16 +59,9 @@ fn conflict_marker(text: &str, extension: &str) -> Option<usize> {
         let rest = line.trim_start_matches(with);
         line.len() - rest.len() == 7 && (rest.is_empty() || rest.starts_with([' ', '\r']))
     };
-    let find = |with: char| {
-        text.lines()
-            .position(|line| is_marker(line, with))
-            .map(|at| at + 1)
-    };
+    let find = |with: char| text.lines().position(|line| is_marker(line, with)).map(|at| at + 1);
     let (ours, theirs) = (find('<'), find('>'));
-    if !matches!(
-        extension,
-        "md" | "markdown" | "txt" | "rst" | "adoc" | "patch" | "diff" | "eml"
-    ) {
+    if !matches!(extension, "md" | "markdown" | "txt" | "rst" | "adoc" | "patch" | "diff" | "eml") {
         return ours.or(theirs);
     }
     let (ours, middle, theirs) = (ours?, find('=')?, theirs?);
@@ -100,9 +83,7 @@ fn takes_comments(path: &str, name: &str) -> bool {
         "pyrightconfig",
     ];
     of_a_tool.iter().any(|tool| name.starts_with(tool))
-        || path
-            .split('/')
-            .any(|part| matches!(part, ".vscode" | ".devcontainer" | ".zed"))
+        || path.split('/').any(|part| matches!(part, ".vscode" | ".devcontainer" | ".zed"))
 }
 
 fn json(text: &str) -> Option<String> {
@@ -111,28 +92,16 @@ fn json(text: &str) -> Option<String> {
 }
 
 fn json_lines(text: &str) -> Option<String> {
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let mut faults = lines.filter_map(|(at, line)| Some((at + 1, json(line)?)));
-    faults
-        .next()
-        .map(|(line, fault)| format!("line {line}: {fault}"))
+    faults.next().map(|(line, fault)| format!("line {line}: {fault}"))
 }
 
 fn toml(text: &str) -> Option<String> {
     let error = toml::from_str::<toml::Table>(text).err()?;
-    let line = error
-        .span()
-        .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    let place = line
-        .map(|line| format!(" (line {line})"))
-        .unwrap_or_default();
-    Some(format!(
-        "it is no TOML: {}{place}",
-        error.message().replace('\n', ", ")
-    ))
+    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let place = line.map(|line| format!(" (line {line})")).unwrap_or_default();
+    Some(format!("it is no TOML: {}{place}", error.message().replace('\n', ", ")))
 }
 
 fn yaml(text: &str) -> Option<String> {
@@ -151,9 +120,7 @@ mod tests {
 
     fn finding(path: &str, content: &str) -> Option<String> {
         let path = RepoPath::new(path).unwrap();
-        static_checks(&[(path, content.as_bytes())])
-            .pop()
-            .map(|finding| finding.problem)
+        static_checks(&[(path, content.as_bytes())]).pop().map(|finding| finding.problem)
     }
 
     #[test]
@@ -179,52 +146,20 @@ mod tests {
     #[test]
     fn what_is_certainly_wrong_is_found() {
         let files = [
-            (
-                "a.json",
-                "{\"a\": 1,}",
-                "it is no JSON: key must be a string at line 1 column 9",
-            ),
-            (
-                "a.jsonl",
-                "{}\n{",
-                "line 2: it is no JSON: EOF while parsing an object at line 1 column 1",
-            ),
+            ("a.json", "{\"a\": 1,}", "it is no JSON: key must be a string at line 1 column 9"),
+            ("a.jsonl", "{}\n{", "line 2: it is no JSON: EOF while parsing an object at line 1 column 1"),
             ("a.rs", " \n", "it is empty"),
-            (
-                "a.rs",
-                "fn a() {\n<<<<<<< HEAD\n}\n",
-                "line 2 is a conflict marker",
-            ),
-            (
-                "a.py",
-                "x = 1\n>>>>>>> REPLACE\n",
-                "line 2 is a conflict marker",
-            ),
-            (
-                "a.md",
-                "<<<<<<< a\nx\n=======\ny\n>>>>>>> b\n",
-                "line 1 is a conflict marker",
-            ),
+            ("a.rs", "fn a() {\n<<<<<<< HEAD\n}\n", "line 2 is a conflict marker"),
+            ("a.py", "x = 1\n>>>>>>> REPLACE\n", "line 2 is a conflict marker"),
+            ("a.md", "<<<<<<< a\nx\n=======\ny\n>>>>>>> b\n", "line 1 is a conflict marker"),
             ("a.rs", "fn a() {", "'{' in line 1 is never closed"),
         ];
         for (path, content, problem) in files {
             assert_eq!(finding(path, content).as_deref(), Some(problem), "{path}");
         }
-        assert!(
-            finding("a.toml", "a = 1\nb = [")
-                .unwrap()
-                .contains("line 2")
-        );
-        assert!(
-            finding("a.yaml", "a: [1\nb: 2\n")
-                .unwrap()
-                .starts_with("it is no YAML")
-        );
-        assert!(
-            finding("a.yaml", "a: 1\n---\nb: 1\nb: 2\n")
-                .unwrap()
-                .contains("duplicate")
-        );
+        assert!(finding("a.toml", "a = 1\nb = [").unwrap().contains("line 2"));
+        assert!(finding("a.yaml", "a: [1\nb: 2\n").unwrap().starts_with("it is no YAML"));
+        assert!(finding("a.yaml", "a: 1\n---\nb: 1\nb: 2\n").unwrap().contains("duplicate"));
     }
 
     #[test]

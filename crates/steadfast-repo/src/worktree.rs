@@ -36,10 +36,7 @@ pub struct Worktree {
 
 impl std::fmt::Debug for Worktree {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worktree")
-            .field("dir", &self.dir)
-            .field("branch", &self.branch)
-            .finish_non_exhaustive()
+        f.debug_struct("Worktree").field("dir", &self.dir).field("branch", &self.branch).finish_non_exhaustive()
     }
 }
 
@@ -53,12 +50,7 @@ impl Repository {
     /// # Errors
     /// [`RepoError::ForeignCommit`] when the branch exists and does not descend from `at`; [`RepoError::UnknownCommit`];
     /// [`RepoError::BranchBlocked`]; [`RepoError::WorktreeOccupied`] when `dir` holds something else; [`RepoError::Io`].
-    pub fn add_worktree(
-        &self,
-        dir: &Path,
-        branch: &str,
-        at: &CommitId,
-    ) -> Result<Worktree, RepoError> {
+    pub fn add_worktree(&self, dir: &Path, branch: &str, at: &CommitId) -> Result<Worktree, RepoError> {
         let dir = std::path::absolute(dir).map_err(io_at("find", dir))?;
         let git = self.git();
         let tip = claim_branch(&git, branch, at)?;
@@ -68,12 +60,7 @@ impl Repository {
         write_links(&dir, &admin, branch)?;
         let linked = git2::Repository::open(&admin).map_err(git_at("open the worktree"))?;
         drop(git);
-        let worktree = Worktree {
-            dir,
-            branch: branch.to_owned(),
-            git: Mutex::new(linked),
-            admin,
-        };
+        let worktree = Worktree { dir, branch: branch.to_owned(), git: Mutex::new(linked), admin };
         // The index is the last thing that a checkout writes.
         if !worktree.admin.join("index").exists() {
             worktree.check_out(&tip, is_new)?;
@@ -99,11 +86,7 @@ impl Repository {
 }
 
 /// Creates the branch, or sees that it may be ours. Where it is.
-fn claim_branch(
-    git: &git2::Repository,
-    branch: &str,
-    at: &CommitId,
-) -> Result<CommitId, RepoError> {
+fn claim_branch(git: &git2::Repository, branch: &str, at: &CommitId) -> Result<CommitId, RepoError> {
     let start = find_commit(git, at)?.id();
     let found = match refs::tip(git, branch)? {
         Some(tip) => Some(tip),
@@ -112,8 +95,7 @@ fn claim_branch(
             Moved::Elsewhere(other) => other,
         },
     };
-    let ours =
-        found.filter(|tip| *tip == start || git.graph_descendant_of(*tip, start).unwrap_or(false));
+    let ours = found.filter(|tip| *tip == start || git.graph_descendant_of(*tip, start).unwrap_or(false));
     ours.map(commit_id).ok_or_else(|| RepoError::ForeignCommit {
         branch: branch.to_owned(),
         expected: at.clone(),
@@ -129,29 +111,16 @@ fn admin_dir(common: &Path, dir: &Path) -> Result<PathBuf, RepoError> {
         return Ok(known);
     }
     if !is_free(common, dir)? {
-        return Err(RepoError::WorktreeOccupied {
-            dir: dir.to_owned(),
-        });
+        return Err(RepoError::WorktreeOccupied { dir: dir.to_owned() });
     }
-    let name = dir
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') {
-            c
-        } else {
-            '-'
-        }
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' }
     };
     let name: String = name.chars().map(plain).take(80).collect();
     let mut number = 1;
     let admin = loop {
-        let suffix = if number == 1 {
-            String::new()
-        } else {
-            format!("-{number}")
-        };
+        let suffix = if number == 1 { String::new() } else { format!("-{number}") };
         let candidate = all.join(format!("{ADMIN_PREFIX}{name}{suffix}"));
         match fs::read(candidate.join("gitdir")) {
             // A folder with our prefix and nothing in that file: a crash came just after it was made.
@@ -177,16 +146,10 @@ fn find_admin(all: &Path, back_link: &Path) -> Result<Option<PathBuf>, RepoError
     };
     let mut ours = entries
         .flatten()
-        .filter(|entry| {
-            entry
-                .file_name()
-                .as_bytes()
-                .starts_with(ADMIN_PREFIX.as_bytes())
-        })
+        .filter(|entry| entry.file_name().as_bytes().starts_with(ADMIN_PREFIX.as_bytes()))
         .map(|entry| entry.path());
     let points_back = |admin: &PathBuf| {
-        fs::read(admin.join("gitdir"))
-            .is_ok_and(|text| text.trim_ascii_end() == back_link.as_os_str().as_bytes())
+        fs::read(admin.join("gitdir")).is_ok_and(|text| text.trim_ascii_end() == back_link.as_os_str().as_bytes())
     };
     Ok(ours.find(points_back))
 }
@@ -203,24 +166,17 @@ fn is_free(common: &Path, dir: &Path) -> Result<bool, RepoError> {
         return Ok(true);
     }
     let link = fs::read_to_string(dir.join(".git")).unwrap_or_default();
-    let target = link
-        .strip_prefix("gitdir: ")
-        .map(|to| Path::new(to.trim_end()).to_owned());
+    let target = link.strip_prefix("gitdir: ").map(|to| Path::new(to.trim_end()).to_owned());
     Ok(target.is_some_and(|to| to.starts_with(common.join("worktrees"))))
 }
 
 /// The four small files that tie the worktree to the repository; each is written only if it says something else.
 fn write_links(dir: &Path, admin: &Path, branch: &str) -> Result<(), RepoError> {
-    let line = |before: &str, path: &Path| {
-        [before.as_bytes(), path.as_os_str().as_bytes(), b"\n"].concat()
-    };
+    let line = |before: &str, path: &Path| [before.as_bytes(), path.as_os_str().as_bytes(), b"\n"].concat();
     // The back link comes first: it is what tells whose folder this is.
     ensure_content(&admin.join("gitdir"), &line("", &dir.join(".git")))?;
     ensure_content(&admin.join("commondir"), b"../..\n")?;
-    ensure_content(
-        &admin.join("HEAD"),
-        format!("ref: {}\n", refs::full_name(branch)).as_bytes(),
-    )?;
+    ensure_content(&admin.join("HEAD"), format!("ref: {}\n", refs::full_name(branch)).as_bytes())?;
     ensure_content(&dir.join(".git"), &line("gitdir: ", admin))
 }
 
@@ -238,11 +194,7 @@ fn ensure_content(path: &Path, content: &[u8]) -> Result<(), RepoError> {
 
 /// Removes what has another type than the commit has at its place: a link where a folder or a file belongs, a folder where
 /// a file belongs. libgit2 leaves these as they are, even when forced, and would then write through a link to a folder.
-fn remove_mismatched(
-    git: &git2::Repository,
-    tree: &git2::Tree<'_>,
-    dir: &Path,
-) -> Result<(), RepoError> {
+fn remove_mismatched(git: &git2::Repository, tree: &git2::Tree<'_>, dir: &Path) -> Result<(), RepoError> {
     for entry in tree {
         let path = dir.join(OsStr::from_bytes(entry.name_bytes()));
         let Ok(found) = fs::symlink_metadata(&path) else {
@@ -338,11 +290,8 @@ impl Worktree {
         }
         let checkout = |remove_untracked: bool| {
             let mut how = CheckoutBuilder::new();
-            how.force()
-                .disable_filters(true)
-                .remove_untracked(remove_untracked);
-            git.checkout_tree(target.as_object(), Some(&mut how))
-                .map_err(git_at("check out the commit"))
+            how.force().disable_filters(true).remove_untracked(remove_untracked);
+            git.checkout_tree(target.as_object(), Some(&mut how)).map_err(git_at("check out the commit"))
         };
         if !is_new {
             let tree = target.tree().map_err(git_at("read a tree"))?;
@@ -355,15 +304,11 @@ impl Worktree {
             return Ok(());
         }
         checkout(true)?;
-        git.cleanup_state()
-            .map_err(git_at("clean the worktree's state"))
+        git.cleanup_state().map_err(git_at("clean the worktree's state"))
     }
 
     fn clear_locks(&self) -> Result<(), RepoError> {
-        for entry in fs::read_dir(&self.admin)
-            .map_err(io_at("read", &self.admin))?
-            .flatten()
-        {
+        for entry in fs::read_dir(&self.admin).map_err(io_at("read", &self.admin))?.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|end| end == "lock") {
                 tracing::warn!(lock = %path.display(), "removing a lock that a killed process left behind");
@@ -379,11 +324,7 @@ impl Worktree {
     /// [`FileError`] for a symbolic link (the file or on the way), a directory, more than `max_bytes`, or no UTF-8.
     pub fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<String>, FileError> {
         let bytes = self.confined("read", path)?.read(path, max_bytes)?;
-        bytes
-            .map(|bytes| {
-                String::from_utf8(bytes).map_err(|_| FileError::NotText { path: path.clone() })
-            })
-            .transpose()
+        bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| FileError::NotText { path: path.clone() })).transpose()
     }
 
     /// Replaces the file's content at once (readers see the old or the new one) and makes missing directories. It keeps its
@@ -405,11 +346,7 @@ impl Worktree {
     }
 
     fn confined(&self, what: &'static str, path: &RepoPath) -> Result<ConfinedDir, FileError> {
-        ConfinedDir::open(&self.dir).map_err(|source| FileError::Io {
-            what,
-            path: path.clone(),
-            source,
-        })
+        ConfinedDir::open(&self.dir).map_err(|source| FileError::Io { what, path: path.clone(), source })
     }
 
     /// A unified diff from `base` to the worktree's files, for `paths` only and in their order, at most `max_bytes` long; a
@@ -427,9 +364,7 @@ impl Worktree {
     ) -> Result<String, RepoError> {
         let files = self.files()?;
         let git = self.git();
-        let tree = find_commit(&git, base)?
-            .tree()
-            .map_err(git_at("read a tree"))?;
+        let tree = find_commit(&git, base)?.tree().map_err(git_at("read a tree"))?;
         let mut out = String::new();
         for path in paths {
             if out.len() > max_bytes {
@@ -438,29 +373,18 @@ impl Worktree {
             let new = match files.read(path, MAX_DIFF_FILE_BYTES) {
                 Ok(new) => new,
                 Err(FileError::Io { what, source, .. }) => {
-                    return Err(RepoError::Io {
-                        what,
-                        path: self.dir.join(path.as_str()),
-                        source,
-                    });
+                    return Err(RepoError::Io { what, path: self.dir.join(path.as_str()), source });
                 }
                 Err(fault) => {
-                    out.push_str(&format!(
-                        "diff --git a/{path} b/{path}\n[not shown: {fault}]\n"
-                    ));
+                    out.push_str(&format!("diff --git a/{path} b/{path}\n[not shown: {fault}]\n"));
                     continue;
                 }
             };
             let entry = tree.get_path(Path::new(path.as_str())).ok();
             let blob = entry.and_then(|entry| entry.to_object(&git).ok()?.into_blob().ok());
             let old = blob.map(|blob| blob.content().to_vec());
-            if old
-                .as_ref()
-                .is_some_and(|old| old.len() as u64 > MAX_DIFF_FILE_BYTES)
-            {
-                out.push_str(&format!(
-                    "diff --git a/{path} b/{path}\n[not shown: the old file is too large]\n"
-                ));
+            if old.as_ref().is_some_and(|old| old.len() as u64 > MAX_DIFF_FILE_BYTES) {
+                out.push_str(&format!("diff --git a/{path} b/{path}\n[not shown: the old file is too large]\n"));
                 continue;
             }
             diff::append(&mut out, &diff::Pair { path, old, new }, context_lines)?;
@@ -476,9 +400,7 @@ impl Worktree {
     /// [`RepoError::UnknownCommit`], [`RepoError::Git`].
     pub fn sync_index(&self, commit: &CommitId) -> Result<(), RepoError> {
         let git = self.git();
-        let tree = find_commit(&git, commit)?
-            .tree()
-            .map_err(git_at("read a tree"))?;
+        let tree = find_commit(&git, commit)?.tree().map_err(git_at("read a tree"))?;
         let mut index = git.index().map_err(git_at("open the index"))?;
         index
             .read(false)

@@ -9,9 +9,7 @@ pub(crate) fn text(script: &Script, ask: &Ask, content: &Content) -> String {
         Content::Text(text) => text.clone(),
         Content::File(text) => fenced(language(path(ask)), text),
         Content::Files(files) => {
-            let blocks = files
-                .iter()
-                .map(|(path, text)| fenced(&format!("{} path={path}", language(path)), text));
+            let blocks = files.iter().map(|(path, text)| fenced(&format!("{} path={path}", language(path)), text));
             blocks.collect::<Vec<_>>().join("\n")
         }
         Content::Generated(generator) => generated(script, ask, *generator),
@@ -36,9 +34,7 @@ fn by_role(ask: &Ask) -> Generator {
 fn generated(script: &Script, ask: &Ask, generator: Generator) -> String {
     let file = || {
         let path = path(ask);
-        script
-            .file(path, ask.milestone)
-            .map_or_else(|| small_file(path), str::to_owned)
+        script.file(path, ask.milestone).map_or_else(|| small_file(path), str::to_owned)
     };
     match generator {
         Generator::Plan => fenced("json", script.plan.as_deref().unwrap_or(PLAN)),
@@ -47,7 +43,9 @@ fn generated(script: &Script, ask: &Ask, generator: Generator) -> String {
         Generator::Reject => REJECTION.to_owned(),
         Generator::Nothing => "NOTHING TO CHANGE".to_owned(),
         Generator::Plain => format!("This is {}, a simulated model. I answer from a script.", shown(&ask.model)),
-        Generator::Prose => "Certainly! I would be glad to help with that. Could you tell me more about what you need?".to_owned(),
+        Generator::Prose => {
+            "Certainly! I would be glad to help with that. Could you tell me more about what you need?".to_owned()
+        }
         Generator::Lazy => {
             let text = file();
             let half = text.lines().take(text.lines().count().div_ceil(2)).collect::<Vec<_>>().join("\n");
@@ -90,11 +88,7 @@ pub(crate) fn fenced(info: &str, text: &str) -> String {
         longest = longest.max(run);
     }
     let fence = "`".repeat(3.max(longest + 1));
-    let end = if text.is_empty() || text.ends_with('\n') {
-        ""
-    } else {
-        "\n"
-    };
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     format!("{fence}{info}\n{text}{end}{fence}\n")
 }
 
@@ -134,23 +128,9 @@ fn comment(path: &str, text: &str) -> String {
 
 /// A file that its language accepts, small, and different for each path.
 fn small_file(path: &str) -> String {
-    let stem = path
-        .rsplit('/')
-        .next()
-        .unwrap_or(path)
-        .split('.')
-        .next()
-        .unwrap_or_default();
-    let mut name: String = stem
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect();
+    let stem = path.rsplit('/').next().unwrap_or(path).split('.').next().unwrap_or_default();
+    let mut name: String =
+        stem.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         name.insert_str(0, "f_");
     }
@@ -159,19 +139,15 @@ fn small_file(path: &str) -> String {
         "rs" => format!(
             "//! Written by a simulated model.\n\n/// The name of this module.\npub fn {name}() -> &'static str {{\n    \"{name}\"\n}}\n"
         ),
-        "c" => format!(
-            "/* Written by a simulated model. */\n\nint {name}(void)\n{{\n    return 0;\n}}\n"
-        ),
+        "c" => format!("/* Written by a simulated model. */\n\nint {name}(void)\n{{\n    return 0;\n}}\n"),
         "h" => format!("#ifndef {upper}_H\n#define {upper}_H\n\nint {name}(void);\n\n#endif\n"),
-        "py" => format!(
-            "\"\"\"Written by a simulated model.\"\"\"\n\n\ndef {name}():\n    return \"{name}\"\n"
-        ),
-        "js" | "mjs" => format!(
-            "// Written by a simulated model.\nexport function {name}() {{\n  return '{name}';\n}}\n"
-        ),
-        "ts" => format!(
-            "// Written by a simulated model.\nexport function {name}(): string {{\n  return '{name}';\n}}\n"
-        ),
+        "py" => format!("\"\"\"Written by a simulated model.\"\"\"\n\n\ndef {name}():\n    return \"{name}\"\n"),
+        "js" | "mjs" => {
+            format!("// Written by a simulated model.\nexport function {name}() {{\n  return '{name}';\n}}\n")
+        }
+        "ts" => {
+            format!("// Written by a simulated model.\nexport function {name}(): string {{\n  return '{name}';\n}}\n")
+        }
         "json" => format!("{{\n  \"name\": \"{name}\"\n}}\n"),
         "toml" => format!("name = \"{name}\"\n"),
         "yaml" | "yml" => format!("name: {name}\n"),
@@ -213,10 +189,7 @@ mod tests {
     fn each_role_gets_what_it_asks_for() {
         let script = Script::default().with_file("a.c", Some(1), "int a;\n");
         let auto = |ask: &Ask| text(&script, ask, &Content::Auto);
-        assert_eq!(
-            auto(&ask(Some("coder"), Some("a.c"))),
-            "```c\nint a;\n```\n"
-        );
+        assert_eq!(auto(&ask(Some("coder"), Some("a.c"))), "```c\nint a;\n```\n");
         assert_eq!(auto(&ask(Some("coder"), None)), "NOTHING TO CHANGE");
         assert!(auto(&ask(Some("coder"), Some("x/b.py"))).contains("def b():"));
         assert!(auto(&ask(Some("planner"), None)).starts_with("```json\n{"));
@@ -233,10 +206,7 @@ mod tests {
 
     #[test]
     fn a_fence_is_longer_than_any_inside() {
-        assert_eq!(
-            fenced("markdown", "a\n````\nb\n````\n"),
-            "`````markdown\na\n````\nb\n````\n`````\n"
-        );
+        assert_eq!(fenced("markdown", "a\n````\nb\n````\n"), "`````markdown\na\n````\nb\n````\n`````\n");
         assert_eq!(fenced("text", "no end"), "```text\nno end\n```\n");
         assert_eq!(fenced("text", ""), "```text\n```\n");
     }
@@ -247,9 +217,6 @@ mod tests {
         let ask = ask(Some("coder"), Some("a.rs"));
         let unclosed = text(&script, &ask, &Content::Generated(Generator::Unclosed));
         assert_eq!(unclosed.matches("```").count(), 1);
-        assert!(
-            text(&script, &ask, &Content::Generated(Generator::Lazy))
-                .contains("// ... rest unchanged ...")
-        );
+        assert!(text(&script, &ask, &Content::Generated(Generator::Lazy)).contains("// ... rest unchanged ..."));
     }
 }

@@ -53,32 +53,17 @@ struct StreamOptions {
 
 impl Ask {
     /// Reads a request; `None` when the body is not the JSON that this endpoint takes.
-    pub(crate) fn read(
-        endpoint: Endpoint,
-        headers: &HeaderMap,
-        body: &[u8],
-        with_prompt: bool,
-    ) -> Option<Self> {
+    pub(crate) fn read(endpoint: Endpoint, headers: &HeaderMap, body: &[u8], with_prompt: bool) -> Option<Self> {
         let asked: Body = serde_json::from_slice(body).ok()?;
-        let text = |name: &str| {
-            headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
-        };
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let number = |name: &str| text(name).and_then(|value| value.parse().ok());
-        let file = text("x-steadfast-file").map(|path| {
-            percent_encoding::percent_decode_str(&path)
-                .decode_utf8_lossy()
-                .into_owned()
-        });
+        let file = text("x-steadfast-file")
+            .map(|path| percent_encoding::percent_decode_str(&path).decode_utf8_lossy().into_owned());
         Some(Self {
             endpoint,
             model: asked.model,
             stream: asked.stream,
-            include_usage: asked
-                .stream_options
-                .is_some_and(|options| options.include_usage),
+            include_usage: asked.stream_options.is_some_and(|options| options.include_usage),
             role: text("x-steadfast-role"),
             session: text("x-steadfast-session"),
             idea: text("x-steadfast-idea"),
@@ -86,11 +71,7 @@ impl Ask {
             file,
             attempt: number("x-steadfast-attempt"),
             prompt_bytes: body.len(),
-            prompt: if with_prompt {
-                Some(prompt(body))
-            } else {
-                None
-            },
+            prompt: if with_prompt { Some(prompt(body)) } else { None },
         })
     }
 }
@@ -111,13 +92,7 @@ fn prompt(body: &[u8]) -> String {
 /// Content is a text, or a list of parts of which those of type `text` count.
 fn take<'v>(content: &'v Value, texts: &mut Vec<&'v str>) {
     texts.extend(content.as_str());
-    texts.extend(
-        content
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|part| part["text"].as_str()),
-    );
+    texts.extend(content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str()));
 }
 
 #[cfg(test)]
@@ -132,10 +107,7 @@ mod tests {
         let body = br#"{"model":"m","system":[{"type":"text","text":"s"}],"messages":[{"role":"user","content":"one \"two\""}]}"#;
         let ask = Ask::read(Endpoint::Chat, &headers, body, true).unwrap();
         assert_eq!(ask.file.as_deref(), Some("a b/ä.txt"));
-        assert_eq!(
-            (ask.milestone, ask.role, ask.stream),
-            (Some(2), None, false)
-        );
+        assert_eq!((ask.milestone, ask.role, ask.stream), (Some(2), None, false));
         assert_eq!(ask.prompt.as_deref(), Some("s\n\none \"two\""));
         assert!(Ask::read(Endpoint::Chat, &headers, b"[]", false).is_none());
     }

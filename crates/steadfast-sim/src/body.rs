@@ -43,17 +43,8 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    pub(crate) fn new(
-        steps: impl Into<VecDeque<Step>>,
-        announced: Option<u64>,
-        ticket: Option<Ticket>,
-    ) -> Self {
-        Self {
-            steps: steps.into(),
-            sleep: None,
-            announced,
-            ticket,
-        }
+    pub(crate) fn new(steps: impl Into<VecDeque<Step>>, announced: Option<u64>, ticket: Option<Ticket>) -> Self {
+        Self { steps: steps.into(), sleep: None, announced, ticket }
     }
 
     /// A body of known length that the log does not know of.
@@ -84,10 +75,7 @@ impl Body for Steps {
     type Data = Bytes;
     type Error = Dropped;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Dropped>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Dropped>>> {
         loop {
             if let Some(sleep) = &mut self.sleep {
                 match sleep.as_mut().poll(context) {
@@ -103,8 +91,7 @@ impl Body for Steps {
                 Some(Step::Data(bytes)) => return self.data(bytes),
                 Some(Step::Repeat(bytes, times)) => {
                     if times > 1 {
-                        self.steps
-                            .push_front(Step::Repeat(bytes.clone(), times - 1));
+                        self.steps.push_front(Step::Repeat(bytes.clone(), times - 1));
                     }
                     return self.data(bytes);
                 }
@@ -125,7 +112,6 @@ impl Body for Steps {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.announced
-            .map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.announced.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

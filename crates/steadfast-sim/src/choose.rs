@@ -19,9 +19,7 @@ impl Counts {
 
     /// The first rule that takes this request. A rule counts the requests that it matches and that no rule before it took.
     pub(crate) fn choose<'s>(&mut self, script: &'s Script, ask: &Ask) -> Option<&'s Rule> {
-        self.first(script, |rule| {
-            (!refuses(rule) && matches(&rule.matcher, ask)).then(|| key(&rule.per, ask))
-        })
+        self.first(script, |rule| (!refuses(rule) && matches(&rule.matcher, ask)).then(|| key(&rule.per, ask)))
     }
 
     /// The first rule that refuses this connection; such rules count connections.
@@ -29,11 +27,7 @@ impl Counts {
         self.first(script, |rule| refuses(rule).then(String::new))
     }
 
-    fn first<'s>(
-        &mut self,
-        script: &'s Script,
-        key_of: impl Fn(&Rule) -> Option<String>,
-    ) -> Option<&'s Rule> {
+    fn first<'s>(&mut self, script: &'s Script, key_of: impl Fn(&Rule) -> Option<String>) -> Option<&'s Rule> {
         for (at, (rule, counts)) in script.rules.iter().zip(&mut self.0).enumerate() {
             let Some(mut key) = key_of(rule) else {
                 continue;
@@ -41,14 +35,9 @@ impl Counts {
             if counts.len() >= MAX_COUNTS && !counts.contains_key(&key) {
                 key = "\u{0}others".to_owned();
             }
-            let chance = |n| {
-                rule.probability
-                    .is_none_or(|share| roll(script.seed, &[at as u64, fold(&key), n]) < share)
-            };
-            let n = counts
-                .entry(key.clone())
-                .and_modify(|n| *n += 1)
-                .or_insert(1);
+            let chance =
+                |n| rule.probability.is_none_or(|share| roll(script.seed, &[at as u64, fold(&key), n]) < share);
+            let n = counts.entry(key.clone()).and_modify(|n| *n += 1).or_insert(1);
             if rule.window.holds(*n) && chance(*n) {
                 return Some(rule);
             }
@@ -58,27 +47,16 @@ impl Counts {
 }
 
 fn refuses(rule: &Rule) -> bool {
-    matches!(
-        rule.then.effect,
-        Effect::Answer {
-            fault: Some(Fault::Refuse),
-            ..
-        }
-    )
+    matches!(rule.then.effect, Effect::Answer { fault: Some(Fault::Refuse), .. })
 }
 
 fn matches(rule: &Match, ask: &Ask) -> bool {
     let glob = |patterns: &[String], text: Option<&str>| {
         patterns.is_empty()
-            || text.is_some_and(|text| {
-                patterns
-                    .iter()
-                    .any(|pattern| fits(pattern.as_bytes(), text.as_bytes()))
-            })
+            || text.is_some_and(|text| patterns.iter().any(|pattern| fits(pattern.as_bytes(), text.as_bytes())))
     };
-    let number = |wanted: &[u64], n: Option<u32>| {
-        wanted.is_empty() || n.is_some_and(|n| wanted.contains(&u64::from(n)))
-    };
+    let number =
+        |wanted: &[u64], n: Option<u32>| wanted.is_empty() || n.is_some_and(|n| wanted.contains(&u64::from(n)));
     let role = ask.role.as_deref().unwrap_or("none");
     (rule.role.is_empty() || rule.role.iter().any(|wanted| wanted == role))
         && glob(&rule.model, Some(&ask.model))
@@ -89,10 +67,7 @@ fn matches(rule: &Match, ask: &Ask) -> bool {
         && number(&rule.attempt, ask.attempt)
         && rule.stream.is_none_or(|stream| stream == ask.stream)
         && (rule.prompt.is_empty()
-            || ask
-                .prompt
-                .as_ref()
-                .is_some_and(|text| rule.prompt.iter().any(|part| text.contains(part.as_str()))))
+            || ask.prompt.as_ref().is_some_and(|text| rule.prompt.iter().any(|part| text.contains(part.as_str()))))
 }
 
 /// `*` stands for any characters, `/` included; `?` for one byte.
@@ -138,9 +113,7 @@ fn key(per: &[Key], ask: &Ask) -> String {
 
 /// FNV-1a.
 pub(crate) fn fold(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A number from 0 to below 1 that depends on nothing but `seed` and `parts` (splitmix64).
@@ -181,13 +154,7 @@ mod tests {
     fn names(script: &str, asks: &[Ask]) -> Vec<String> {
         let script = Script::parse(script).unwrap();
         let mut counts = Counts::new(&script);
-        asks.iter()
-            .map(|ask| {
-                counts
-                    .choose(&script, ask)
-                    .map_or("-".to_owned(), |rule| rule.name.clone())
-            })
-            .collect()
+        asks.iter().map(|ask| counts.choose(&script, ask).map_or("-".to_owned(), |rule| rule.name.clone())).collect()
     }
 
     #[test]
@@ -199,19 +166,10 @@ mod tests {
     #[test]
     fn counts_are_per_rule_unless_a_key_is_named() {
         let asks = [ask("m", "a"), ask("m", "b"), ask("m", "a"), ask("n", "a")];
+        assert_eq!(names("[[rule]]\nfirst = 1\nthen = {}", &asks), ["rule 1", "-", "-", "-"]);
+        assert_eq!(names("[[rule]]\nfirst = 1\nper = \"file\"\nthen = {}", &asks), ["rule 1", "rule 1", "-", "-"]);
         assert_eq!(
-            names("[[rule]]\nfirst = 1\nthen = {}", &asks),
-            ["rule 1", "-", "-", "-"]
-        );
-        assert_eq!(
-            names("[[rule]]\nfirst = 1\nper = \"file\"\nthen = {}", &asks),
-            ["rule 1", "rule 1", "-", "-"]
-        );
-        assert_eq!(
-            names(
-                "[[rule]]\nfirst = 1\nper = [\"file\", \"model\"]\nthen = {}",
-                &asks
-            ),
+            names("[[rule]]\nfirst = 1\nper = [\"file\", \"model\"]\nthen = {}", &asks),
             ["rule 1", "rule 1", "-", "rule 1"]
         );
     }
@@ -219,10 +177,8 @@ mod tests {
     #[test]
     fn every_part_of_a_match_must_fit() {
         let taken = |part: &str| {
-            names(
-                &format!("[[rule]]\nmatch = {{ {part} }}\nthen = {{}}"),
-                &[ask("big-model", "src/a.c")],
-            )[0] == "rule 1"
+            names(&format!("[[rule]]\nmatch = {{ {part} }}\nthen = {{}}"), &[ask("big-model", "src/a.c")])[0]
+                == "rule 1"
         };
         for fitting in [
             "",

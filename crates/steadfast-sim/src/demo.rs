@@ -29,11 +29,7 @@ pub fn checks() -> &'static [&'static str] {
 /// Never: the script is part of the program and parsed by a test.
 pub fn script() -> Script {
     let script = Script::parse(SCRIPT).expect("the demo's script is tested");
-    ANSWERS
-        .iter()
-        .fold(script, |script, (milestone, path, text)| {
-            script.with_file(path, Some(*milestone), text)
-        })
+    ANSWERS.iter().fold(script, |script, (milestone, path, text)| script.with_file(path, Some(*milestone), text))
 }
 
 const SCRIPT: &str = include_str!("../demo/sim.toml");

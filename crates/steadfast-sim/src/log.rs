@@ -102,16 +102,8 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new() -> Self {
-        let kept = Kept {
-            requests: VecDeque::new(),
-            total: 0,
-            open: 0,
-            models: BTreeMap::new(),
-        };
-        Self {
-            kept: Arc::new(Mutex::new(kept)),
-            start: Instant::now(),
-        }
+        let kept = Kept { requests: VecDeque::new(), total: 0, open: 0, models: BTreeMap::new() };
+        Self { kept: Arc::new(Mutex::new(kept)), start: Instant::now() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -135,11 +127,8 @@ impl Log {
         kept.total += 1;
         kept.open += 1;
         let seq = kept.total;
-        let name = if kept.models.len() < MAX_NAMES || kept.models.contains_key(&ask.model) {
-            &ask.model
-        } else {
-            "(others)"
-        };
+        let name =
+            if kept.models.len() < MAX_NAMES || kept.models.contains_key(&ask.model) { &ask.model } else { "(others)" };
         match kept.models.get_mut(name) {
             Some(n) => *n += 1,
             None => {
@@ -170,11 +159,7 @@ impl Log {
             status,
         });
         drop(kept);
-        Ticket {
-            log: self.clone(),
-            seq,
-            reported: false,
-        }
+        Ticket { log: self.clone(), seq, reported: false }
     }
 
     fn leave(&self, seq: u64, end: End) {
@@ -182,9 +167,7 @@ impl Log {
         let mut kept = self.lock();
         kept.open -= 1;
         let first = kept.requests.front().map_or(0, |request| request.seq);
-        let at = seq
-            .checked_sub(first)
-            .and_then(|at| usize::try_from(at).ok());
+        let at = seq.checked_sub(first).and_then(|at| usize::try_from(at).ok());
         if let Some(request) = at.and_then(|at| kept.requests.get_mut(at)) {
             (request.end, request.ended) = (end, Some(ended));
         }

@@ -65,11 +65,7 @@ impl Script {
     /// before texts for all, and later ones before earlier ones.
     #[must_use]
     pub fn with_file(mut self, path: &str, milestone: Option<u32>, text: &str) -> Self {
-        self.files.push(ScriptedFile {
-            path: path.to_owned(),
-            milestone,
-            text: text.to_owned(),
-        });
+        self.files.push(ScriptedFile { path: path.to_owned(), milestone, text: text.to_owned() });
         self
     }
 
@@ -101,9 +97,7 @@ impl Script {
                     }
             })
         };
-        fits(true)
-            .or_else(|| fits(false))
-            .map(|file| file.text.as_str())
+        fits(true).or_else(|| fits(false)).map(|file| file.text.as_str())
     }
 }
 
@@ -191,10 +185,7 @@ pub(crate) struct Then {
 #[derive(Debug, Clone)]
 pub(crate) enum Effect {
     /// An answer with content, sound unless there is a fault.
-    Answer {
-        content: Content,
-        fault: Option<Fault>,
-    },
+    Answer { content: Content, fault: Option<Fault> },
     /// An HTTP status with a body; without one, the body that providers send with that status.
     Status { code: u16, body: Option<String> },
 }
@@ -297,10 +288,7 @@ impl Fault {
     /// The word in scripts and in the log.
     pub(crate) fn word(self) -> &'static str {
         let same = |fault: &Self| std::mem::discriminant(fault) == std::mem::discriminant(&self);
-        Self::WORDS
-            .iter()
-            .find(|(_, fault)| same(fault))
-            .map_or("fault", |(word, _)| word)
+        Self::WORDS.iter().find(|(_, fault)| same(fault)).map_or("fault", |(word, _)| word)
     }
 }
 

@@ -63,27 +63,15 @@ impl Sim {
         let failed = |source| SimError { addr, source };
         let listener = listen(addr).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        let shared = Arc::new(Shared {
-            live: Mutex::new(Arc::new(Live::new(script))),
-            log: Log::new(),
-        });
+        let shared = Arc::new(Shared { live: Mutex::new(Arc::new(Live::new(script))), log: Log::new() });
         let (stop, stopped) = oneshot::channel();
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stopped));
-        Ok(SimHandle {
-            addr,
-            shared,
-            stop: Some(stop),
-            accepting: Some(accepting),
-        })
+        Ok(SimHandle { addr, shared, stop: Some(stop), accepting: Some(accepting) })
     }
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A server that is started again at once must get its old port back; on Linux this allows no second listener.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
@@ -121,11 +109,7 @@ impl SimHandle {
 
     /// Serves another script from the next request on, with all counts at zero. The log goes on.
     pub fn set_script(&self, script: Script) {
-        *self
-            .shared
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(Live::new(script));
+        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Live::new(script));
     }
 
     /// Stops listening, cuts all connections and waits until they are gone. Afterwards the port refuses connections.
@@ -140,9 +124,7 @@ impl SimHandle {
 
 impl fmt::Debug for SimHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimHandle")
-            .field("addr", &self.addr)
-            .finish_non_exhaustive()
+        f.debug_struct("SimHandle").field("addr", &self.addr).finish_non_exhaustive()
     }
 }
 
@@ -168,28 +150,10 @@ struct Live {
 
 impl Live {
     fn new(script: Script) -> Self {
-        let reads_prompts = script.keep_prompts
-            || script
-                .rules
-                .iter()
-                .any(|rule| !rule.matcher.prompt.is_empty());
-        let effect = Effect::Answer {
-            content: Content::Auto,
-            fault: None,
-        };
-        let default = Then {
-            effect,
-            headers: Vec::new(),
-            delay: None,
-            chunk: None,
-            interval: None,
-        };
-        Self {
-            counts: Mutex::new(Counts::new(&script)),
-            script,
-            reads_prompts,
-            default,
-        }
+        let reads_prompts = script.keep_prompts || script.rules.iter().any(|rule| !rule.matcher.prompt.is_empty());
+        let effect = Effect::Answer { content: Content::Auto, fault: None };
+        let default = Then { effect, headers: Vec::new(), delay: None, chunk: None, interval: None };
+        Self { counts: Mutex::new(Counts::new(&script)), script, reads_prompts, default }
     }
 
     fn choose(&self, ask: &Ask) -> (Option<&str>, &Then) {
@@ -205,11 +169,7 @@ impl Live {
 }
 
 /// Accepts until the handle's end of `stopped` is gone, then cuts what is left.
-async fn accept(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    mut stopped: oneshot::Receiver<Infallible>,
-) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: oneshot::Receiver<Infallible>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -233,10 +193,7 @@ async fn accept(
     connections.shutdown().await;
 }
 
-async fn next(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn next(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
@@ -256,31 +213,19 @@ async fn serve(stream: TcpStream, place: OwnedSemaphorePermit, shared: Arc<Share
     let io = TokioIo::new(Connection::new(stream, Arc::clone(&reset)));
     let service = service_fn(|request| handle(request, &shared, &reset));
     // An error here is the client's going or the script's dropping; the log has both.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(io, service)
-        .await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
 }
 
 type Answered = Result<Response<Steps>, Dropped>;
 
-async fn handle(
-    request: hyper::Request<Incoming>,
-    shared: &Shared,
-    reset: &AtomicBool,
-) -> Answered {
+async fn handle(request: hyper::Request<Incoming>, shared: &Shared, reset: &AtomicBool) -> Answered {
     let path = request.uri().path().trim_end_matches('/');
     match *request.method() {
         Method::GET if path == "/__requests" => {
-            let after = request
-                .uri()
-                .query()
-                .and_then(|query| query.strip_prefix("after="))
-                .and_then(|n| n.parse().ok());
+            let after =
+                request.uri().query().and_then(|query| query.strip_prefix("after=")).and_then(|n| n.parse().ok());
             let requests = shared.log.requests(after.unwrap_or(0));
-            Ok(small(
-                200,
-                serde_json::to_vec(&requests).unwrap_or_default(),
-            ))
+            Ok(small(200, serde_json::to_vec(&requests).unwrap_or_default()))
         }
         Method::GET if path == "/__count" => Ok(small(200, shared.log.counts().to_string())),
         Method::GET if path.ends_with("/models") => {
@@ -290,12 +235,8 @@ async fn handle(
                 None => small(200, models(&live.script).to_string()),
             })
         }
-        Method::POST if path.ends_with("/chat/completions") => {
-            complete(Endpoint::Chat, request, shared, reset).await
-        }
-        Method::POST if path.ends_with("/messages") => {
-            complete(Endpoint::Messages, request, shared, reset).await
-        }
+        Method::POST if path.ends_with("/chat/completions") => complete(Endpoint::Chat, request, shared, reset).await,
+        Method::POST if path.ends_with("/messages") => complete(Endpoint::Messages, request, shared, reset).await,
         _ => Ok(small(
             404,
             r#"{"error":{"message":"There is nothing here. POST /v1/chat/completions or /v1/messages, or GET /v1/models.","type":"invalid_request_error","param":null,"code":"not_found"}}"#,
@@ -314,38 +255,22 @@ async fn complete(
     let body = match Limited::new(body, MAX_REQUEST).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            return Ok(finish(
-                Reply::error(endpoint, 413, None),
-                &live.default,
-                None,
-            ));
+            return Ok(finish(Reply::error(endpoint, 413, None), &live.default, None));
         }
         // The client went while it was sending: nobody is there to be answered.
         Err(_) => return Err(Dropped),
     };
     let Some(ask) = Ask::read(endpoint, &head.headers, &body, live.reads_prompts) else {
-        return Ok(finish(
-            Reply::error(endpoint, 400, None),
-            &live.default,
-            None,
-        ));
+        return Ok(finish(Reply::error(endpoint, 400, None), &live.default, None));
     };
     let (rule, then) = match refused(&live.script, &head.headers, &ask) {
-        Some(code) => (
-            None,
-            &Then {
-                effect: Effect::Status { code, body: None },
-                ..live.default.clone()
-            },
-        ),
+        Some(code) => (None, &Then { effect: Effect::Status { code, body: None }, ..live.default.clone() }),
         None => live.choose(&ask),
     };
     let (answered, status) = match &then.effect {
         Effect::Status { code, .. } => (format!("status {code}"), *code),
         Effect::Answer { fault: None, .. } => ("answer".to_owned(), 200),
-        Effect::Answer {
-            fault: Some(fault), ..
-        } => (
+        Effect::Answer { fault: Some(fault), .. } => (
             fault.word().to_owned(),
             match fault {
                 Fault::Refuse | Fault::Reset | Fault::Close | Fault::Hang => 0,
@@ -355,24 +280,16 @@ async fn complete(
             },
         ),
     };
-    let mut ticket = shared
-        .log
-        .enter(&ask, live.script.keep_prompts, rule, answered, status);
+    let mut ticket = shared.log.enter(&ask, live.script.keep_prompts, rule, answered, status);
     wait(&live.script, then, &ask).await;
     let reply = match &then.effect {
         Effect::Status { code, body } => Reply::error(endpoint, *code, body.as_deref()),
-        Effect::Answer {
-            fault: Some(fault @ (Fault::Refuse | Fault::Reset | Fault::Close)),
-            ..
-        } => {
+        Effect::Answer { fault: Some(fault @ (Fault::Refuse | Fault::Reset | Fault::Close)), .. } => {
             reset.store(*fault != Fault::Close, Ordering::Relaxed);
             ticket.dropped();
             return Err(Dropped);
         }
-        Effect::Answer {
-            fault: Some(Fault::Hang),
-            ..
-        } => std::future::pending().await,
+        Effect::Answer { fault: Some(Fault::Hang), .. } => std::future::pending().await,
         Effect::Answer { content, fault } => {
             let text = answer::text(&live.script, &ask, content);
             let pace = Pace {
@@ -389,14 +306,10 @@ async fn complete(
 /// The time before an answer's first byte. The jitter depends on the request alone, so that a run can be repeated.
 async fn wait(script: &Script, then: &Then, ask: &Ask) {
     let delay = then.delay.unwrap_or_else(|| {
-        let texts = [Some(&ask.model), ask.role.as_ref(), ask.file.as_ref()]
-            .map(|text| text.map_or(0, |text| fold(text)));
+        let texts =
+            [Some(&ask.model), ask.role.as_ref(), ask.file.as_ref()].map(|text| text.map_or(0, |text| fold(text)));
         let numbers = [ask.milestone, ask.attempt].map(|n| u64::from(n.unwrap_or(0)));
-        script.latency
-            + script.jitter.mul_f64(roll(
-                script.seed,
-                &[texts, [numbers[0], numbers[1], 0]].concat(),
-            ))
+        script.latency + script.jitter.mul_f64(roll(script.seed, &[texts, [numbers[0], numbers[1], 0]].concat()))
     });
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
@@ -416,23 +329,15 @@ fn denied(script: &Script, headers: &HeaderMap) -> Option<Reply> {
     let key = script.api_key.as_deref()?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     // Anthropic's clients send either header.
-    let sent = text("authorization")
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .or_else(|| text("x-api-key"));
+    let sent = text("authorization").and_then(|value| value.strip_prefix("Bearer ")).or_else(|| text("x-api-key"));
     (sent != Some(key)).then(|| Reply::error(Endpoint::Chat, 401, None))
 }
 
 fn models(script: &Script) -> serde_json::Value {
     let plain = ["sim".to_owned()];
-    let names = if script.models.is_empty() {
-        &plain[..]
-    } else {
-        &script.models[..]
-    };
-    let entries: Vec<_> = names
-        .iter()
-        .map(|id| json!({ "id": id, "object": "model", "created": 0, "owned_by": "sim" }))
-        .collect();
+    let names = if script.models.is_empty() { &plain[..] } else { &script.models[..] };
+    let entries: Vec<_> =
+        names.iter().map(|id| json!({ "id": id, "object": "model", "created": 0, "owned_by": "sim" })).collect();
     json!({ "object": "list", "data": entries })
 }
 
@@ -454,14 +359,9 @@ fn finish(reply: Reply, then: &Then, ticket: Option<crate::log::Ticket>) -> Resp
 
 fn head(status: u16, content_type: &'static str, body: Steps) -> Response<Steps> {
     let mut response = Response::new(body);
-    *response.status_mut() =
-        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 

@@ -39,13 +39,7 @@ impl Reply {
     fn whole(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
         let announced = Some(body.len() as u64);
-        Self {
-            status,
-            content_type,
-            steps: vec![Step::Data(body)],
-            announced,
-            reset: false,
-        }
+        Self { status, content_type, steps: vec![Step::Data(body)], announced, reset: false }
     }
 
     /// An error with its status; without a body of the script's, the one that providers send.
@@ -61,30 +55,16 @@ impl Reply {
             }
             None => {
                 let (kind, said, message) = usual(code);
-                Self::whole(
-                    code,
-                    "application/json",
-                    error_body(endpoint, kind, said, message).to_string(),
-                )
+                Self::whole(code, "application/json", error_body(endpoint, kind, said, message).to_string())
             }
         }
     }
 
     /// An answer with this text.
-    pub(crate) fn answer(
-        ask: &Ask,
-        seq: u64,
-        text: &str,
-        fault: Option<Fault>,
-        pace: Pace,
-    ) -> Self {
+    pub(crate) fn answer(ask: &Ask, seq: u64, text: &str, fault: Option<Fault>, pace: Pace) -> Self {
         let page = "<!doctype html>\n<html><head><title>Welcome</title></head><body><h1>Welcome to nginx!</h1></body></html>\n";
         let error = |code, kind, said, message| {
-            Self::whole(
-                code,
-                "application/json",
-                error_body(ask.endpoint, kind, Some(said), message).to_string(),
-            )
+            Self::whole(code, "application/json", error_body(ask.endpoint, kind, Some(said), message).to_string())
         };
         match fault {
             Some(Fault::Html) => Self::whole(200, "text/html; charset=utf-8", page),
@@ -112,13 +92,8 @@ impl Reply {
                     Some(Fault::Filtered) => ("", Stop::Filter),
                     _ => (text, Stop::End),
                 };
-                let answer = Answer {
-                    ask,
-                    seq,
-                    stop,
-                    input: ask.prompt_bytes.div_ceil(4),
-                    output: text.len().div_ceil(4),
-                };
+                let answer =
+                    Answer { ask, seq, stop, input: ask.prompt_bytes.div_ceil(4), output: text.len().div_ceil(4) };
                 if ask.stream && fault != Some(Fault::Plain) {
                     answer.streamed(text, fault, pace)
                 } else {
@@ -136,82 +111,32 @@ fn half(text: &str) -> &str {
 
 /// At most `max` bytes of a text, whole characters.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
-    let end = (0..=max.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at));
+    let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
 
 /// The error's type, its code and its message for a status, as OpenAI words them.
 fn usual(code: u16) -> (&'static str, Option<&'static str>, &'static str) {
     match code {
-        400 => (
-            "invalid_request_error",
-            Some("invalid_value"),
-            "The request is not valid.",
-        ),
-        401 => (
-            "invalid_request_error",
-            Some("invalid_api_key"),
-            "Incorrect API key provided.",
-        ),
-        402 => (
-            "insufficient_quota",
-            Some("payment_required"),
-            "Payment required: add credit to your account.",
-        ),
-        403 => (
-            "permission_error",
-            Some("forbidden"),
-            "You are not allowed to use this model.",
-        ),
+        400 => ("invalid_request_error", Some("invalid_value"), "The request is not valid."),
+        401 => ("invalid_request_error", Some("invalid_api_key"), "Incorrect API key provided."),
+        402 => ("insufficient_quota", Some("payment_required"), "Payment required: add credit to your account."),
+        403 => ("permission_error", Some("forbidden"), "You are not allowed to use this model."),
         404 => (
             "invalid_request_error",
             Some("model_not_found"),
             "The model does not exist or you do not have access to it.",
         ),
-        408 => (
-            "server_error",
-            Some("request_timeout"),
-            "The request took too long to arrive.",
-        ),
-        409 => (
-            "conflict_error",
-            Some("conflict"),
-            "The request conflicts with another one.",
-        ),
-        413 => (
-            "invalid_request_error",
-            Some("request_too_large"),
-            "The request exceeds the maximum size.",
-        ),
-        422 => (
-            "invalid_request_error",
-            Some("unprocessable_entity"),
-            "The request cannot be processed.",
-        ),
-        429 => (
-            "rate_limit_error",
-            Some("rate_limit_exceeded"),
-            "Rate limit reached.",
-        ),
+        408 => ("server_error", Some("request_timeout"), "The request took too long to arrive."),
+        409 => ("conflict_error", Some("conflict"), "The request conflicts with another one."),
+        413 => ("invalid_request_error", Some("request_too_large"), "The request exceeds the maximum size."),
+        422 => ("invalid_request_error", Some("unprocessable_entity"), "The request cannot be processed."),
+        429 => ("rate_limit_error", Some("rate_limit_exceeded"), "Rate limit reached."),
         502 => ("server_error", None, "Bad gateway."),
-        503 => (
-            "server_error",
-            None,
-            "The server is overloaded or not ready yet.",
-        ),
-        504 => (
-            "server_error",
-            None,
-            "The upstream server did not answer in time.",
-        ),
+        503 => ("server_error", None, "The server is overloaded or not ready yet."),
+        504 => ("server_error", None, "The upstream server did not answer in time."),
         529 => ("overloaded_error", None, "Overloaded."),
-        _ if code >= 500 => (
-            "server_error",
-            None,
-            "The server had an error while processing your request.",
-        ),
+        _ if code >= 500 => ("server_error", None, "The server had an error while processing your request."),
         _ => ("invalid_request_error", None, "The request was refused."),
     }
 }
@@ -264,8 +189,7 @@ impl Answer<'_> {
             return Reply::whole(
                 200,
                 kind,
-                json!({ "id": self.id(), "object": "chat.completion", "model": self.ask.model })
-                    .to_string(),
+                json!({ "id": self.id(), "object": "chat.completion", "model": self.ask.model }).to_string(),
             );
         }
         if fault == Some(Fault::StreamError) {
@@ -282,13 +206,7 @@ impl Answer<'_> {
                 Step::Repeat(line, times),
                 Step::Data(Bytes::copy_from_slice(after.as_bytes())),
             ];
-            return Reply {
-                status: 200,
-                content_type: kind,
-                steps,
-                announced: Some(announced),
-                reset: false,
-            };
+            return Reply { status: 200, content_type: kind, steps, announced: Some(announced), reset: false };
         }
         let body = render(self.object(&marked(text, fault)));
         let part = body.slice(..body.len() / 2);
@@ -297,19 +215,12 @@ impl Answer<'_> {
             Some(Fault::BadJson) => (vec![Step::Data(part)], Some(body.len() as u64 / 2)),
             Some(Fault::Stall) => (vec![Step::Data(part), Step::Stall], announced),
             // A plain answer has no terminal event; what comes nearest is a body that ends before its announced length.
-            Some(Fault::NoDone | Fault::CutStream | Fault::BrokenStream) => (
-                vec![Step::Data(part), Step::Wait(BEFORE_BREAK), Step::Break],
-                announced,
-            ),
+            Some(Fault::NoDone | Fault::CutStream | Fault::BrokenStream) => {
+                (vec![Step::Data(part), Step::Wait(BEFORE_BREAK), Step::Break], announced)
+            }
             _ => (vec![Step::Data(body)], announced),
         };
-        Reply {
-            status: 200,
-            content_type: kind,
-            steps,
-            announced,
-            reset: fault == Some(Fault::BrokenStream),
-        }
+        Reply { status: 200, content_type: kind, steps, announced, reset: fault == Some(Fault::BrokenStream) }
     }
 
     fn streamed(&self, text: &str, fault: Option<Fault>, pace: Pace) -> Reply {
@@ -324,14 +235,10 @@ impl Answer<'_> {
             Some(Fault::NoChoices) => {
                 // A stream that ends as it should and has nothing in it, not even a reason to stop.
                 let (event, end) = match self.ask.endpoint {
-                    Endpoint::Chat => (
-                        "{\"object\":\"chat.completion.chunk\"}",
-                        "data: [DONE]\n\n".to_owned(),
-                    ),
-                    Endpoint::Messages => (
-                        "{\"type\":\"ping\"}",
-                        named("message_stop", &json!({ "type": "message_stop" })),
-                    ),
+                    Endpoint::Chat => ("{\"object\":\"chat.completion.chunk\"}", "data: [DONE]\n\n".to_owned()),
+                    Endpoint::Messages => {
+                        ("{\"type\":\"ping\"}", named("message_stop", &json!({ "type": "message_stop" })))
+                    }
                 };
                 events = vec![format!("data: {event}\n\n")];
                 last = Step::Data(Bytes::from(end));
@@ -339,15 +246,8 @@ impl Answer<'_> {
             Some(Fault::NoDone) => last = Step::Wait(Duration::ZERO),
             Some(Fault::StreamError) => {
                 events.truncate(middle);
-                let name = if self.ask.endpoint == Endpoint::Messages {
-                    "event: error\n"
-                } else {
-                    ""
-                };
-                last = Step::Data(Bytes::from(format!(
-                    "{name}data: {}\n\n",
-                    self.error_inside()
-                )));
+                let name = if self.ask.endpoint == Endpoint::Messages { "event: error\n" } else { "" };
+                last = Step::Data(Bytes::from(format!("{name}data: {}\n\n", self.error_inside())));
             }
             Some(Fault::BadJson) => {
                 events.truncate(middle);
@@ -390,12 +290,7 @@ impl Answer<'_> {
     }
 
     fn error_inside(&self) -> Value {
-        error_body(
-            self.ask.endpoint,
-            "server_error",
-            None,
-            "The server had an error while processing your request.",
-        )
+        error_body(self.ask.endpoint, "server_error", None, "The server had an error while processing your request.")
     }
 
     /// The whole answer of a plain request.
@@ -439,10 +334,7 @@ impl Answer<'_> {
                     "stop_reason": null, "stop_sequence": null, "usage": { "input_tokens": self.input, "output_tokens": 0 },
                 });
                 vec![
-                    named(
-                        "message_start",
-                        &json!({ "type": "message_start", "message": message }),
-                    ),
+                    named("message_start", &json!({ "type": "message_start", "message": message })),
                     named(
                         "content_block_start",
                         &json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }),
@@ -499,10 +391,7 @@ fn timed(events: Vec<String>, interval: Duration) -> Vec<Step> {
     if interval.is_zero() {
         return vec![Step::Data(render(events.concat()))];
     }
-    events
-        .into_iter()
-        .flat_map(|event| [Step::Data(render(event)), Step::Wait(interval)])
-        .collect()
+    events.into_iter().flat_map(|event| [Step::Data(render(event)), Step::Wait(interval)]).collect()
 }
 
 fn pieces(text: &str, chunk: usize) -> impl Iterator<Item = &str> {
@@ -511,10 +400,7 @@ fn pieces(text: &str, chunk: usize) -> impl Iterator<Item = &str> {
         if rest.is_empty() {
             return None;
         }
-        let at = rest
-            .char_indices()
-            .nth(chunk)
-            .map_or(rest.len(), |(at, _)| at);
+        let at = rest.char_indices().nth(chunk).map_or(rest.len(), |(at, _)| at);
         let (piece, after) = rest.split_at(at);
         rest = after;
         Some(piece)
@@ -533,16 +419,12 @@ fn marked(text: &str, fault: Option<Fault>) -> String {
 fn render(text: String) -> Bytes {
     match text.split_once(MARK) {
         None => Bytes::from(text),
-        Some((before, after)) => {
-            Bytes::from([before.as_bytes(), &[0xff, 0xfe], after.as_bytes()].concat())
-        }
+        Some((before, after)) => Bytes::from([before.as_bytes(), &[0xff, 0xfe], after.as_bytes()].concat()),
     }
 }
 
 fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -1,2 +1,92 @@
-//! Placeholder, written next.
-fn main() {}
+//! The `steadfast` program: reads the command line, wires the crates together and maps results to exit codes.
+//!
+//! Holds no policy: what is retried, judged or degraded is decided in `steadfast-core`.
+
+mod cli;
+mod client;
+mod commands;
+mod control;
+mod exit;
+mod logging;
+mod progress;
+mod report;
+mod setup;
+mod signals;
+mod text;
+mod wire;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{BreakerCommand, Cli, Command, ConfigCommand, OutboxCommand};
+use crate::exit::{Failure, Outcome};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = dispatch(cli);
+    match outcome {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(failure) => {
+            if !matches!(failure, Failure::Code(_)) {
+                // Standard error may be closed; the exit code still tells.
+                let _ = writeln!(std::io::stderr(), "error: {failure}");
+            }
+            failure.code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let global = &cli.global;
+    match cli.command {
+        Command::Demo(args) => busy(commands::demo::demo(global, args)),
+        Command::Run(args) => busy(commands::run::run(global, args)),
+        Command::Resume { id } => busy(commands::run::resume(global, id)),
+        Command::Daemon => busy(commands::daemon::daemon(global)),
+        Command::Submit(args) => light(commands::orders::submit(global, args)),
+        Command::Cancel { id } => light(commands::orders::cancel(global, &id)),
+        Command::Retry { id } => busy(commands::run::retry(global, &id)),
+        Command::Sessions(args) => light(commands::look::sessions(global, &args)),
+        Command::Show { id } => light(commands::look::show(global, &id)),
+        Command::Status(args) => light(commands::look::status(global, &args)),
+        Command::Outbox(OutboxCommand::List) => light(commands::look::outbox(global)),
+        Command::Breaker(BreakerCommand::Reset { model }) => light(commands::breaker::reset(global, model)),
+        Command::Breaker(BreakerCommand::Simulate { file }) => commands::breaker::simulate(&file),
+        Command::Config(ConfigCommand::Check) => commands::config::check(global),
+        Command::Config(ConfigCommand::Show) => commands::config::show(global),
+        Command::Sim(args) => busy(commands::sim::sim(args)),
+    }
+}
+
+/// For commands that carry work: all cores.
+fn busy(work: impl Future<Output = Outcome>) -> Outcome {
+    run_on(tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+/// For commands that ask and print: one thread, quick to start.
+fn light(work: impl Future<Output = Outcome>) -> Outcome {
+    run_on(tokio::runtime::Builder::new_current_thread(), work)
+}
+
+fn run_on(mut builder: tokio::runtime::Builder, work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = builder.enable_all().build().map_err(|error| exit::failed("cannot start", &error))?;
+    let outcome = runtime.block_on(work);
+    // What is still running holds nothing that is not durable; the process must not wait for it.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Prints a result on standard output. A reader that has gone wants no more.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Prints one JSON document on standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Outcome {
+    let text = serde_json::to_string_pretty(value).map_err(|error| exit::failed("cannot write JSON", &error))?;
+    print(&(text + "\n"));
+    Ok(())
+}

@@ -167,10 +167,9 @@ impl Run {
                 agents: tasks(milestone, |place| milestone.agents[place].result.is_none()),
                 roll_back: milestone.attempt > 0,
             },
-            Stage::Fixing { agents } => Action::Write {
-                agents: tasks(milestone, |place| agents.contains(&(place as u32))),
-                roll_back: false,
-            },
+            Stage::Fixing { agents } => {
+                Action::Write { agents: tasks(milestone, |place| agents.contains(&(place as u32))), roll_back: false }
+            }
             Stage::Degrading => Action::Degrade,
             Stage::Checking => Action::Check,
             Stage::Reviewing => Action::Review {

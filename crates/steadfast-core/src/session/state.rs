@@ -482,7 +482,8 @@ impl Milestone {
 
     /// The milestone was written and neither a check nor the reviewer objects.
     pub fn approved(&self, failing_before: &[String]) -> bool {
-        self.review.as_ref().is_some_and(|review| review.review.approved) && self.broken_checks(failing_before).is_empty()
+        self.review.as_ref().is_some_and(|review| review.review.approved)
+            && self.broken_checks(failing_before).is_empty()
     }
 
     /// Checks that fail now and did not fail before the session began.

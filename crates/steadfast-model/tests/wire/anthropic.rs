@@ -10,10 +10,7 @@ use crate::{call, fault, model, rate_limited, request, settings};
 const KIND: &str = "anthropic";
 
 fn event(value: &Value) -> String {
-    format!(
-        "event: {}\ndata: {value}\n\n",
-        value["type"].as_str().unwrap()
-    )
+    format!("event: {}\ndata: {value}\n\n", value["type"].as_str().unwrap())
 }
 
 fn events(stop_reason: &str) -> Vec<String> {
@@ -41,13 +38,7 @@ fn events(stop_reason: &str) -> Vec<String> {
 fn assert_whole(completion: &Completion) {
     assert_eq!(&*completion.text, "Grüße, world\n");
     assert_eq!(completion.finish, Finish::Stop);
-    assert_eq!(
-        completion.usage,
-        Usage {
-            input: 11,
-            output: 3
-        }
-    );
+    assert_eq!(completion.usage, Usage { input: 11, output: 3 });
     assert_eq!(completion.served_model.as_deref(), Some("served-1"));
 }
 
@@ -55,17 +46,8 @@ fn assert_whole(completion: &Completion) {
 async fn a_request_carries_prompt_key_and_version() {
     let mut server = Server::start(vec![stream(events("end_turn"))]).await;
     let base_url = format!("http://{}", server.address);
-    for settings in [
-        settings(KIND, &server),
-        ProviderSettings {
-            base_url,
-            ..settings(KIND, &server)
-        },
-    ] {
-        model(&settings)
-            .complete(Arc::new(request()))
-            .await
-            .unwrap();
+    for settings in [settings(KIND, &server), ProviderSettings { base_url, ..settings(KIND, &server) }] {
+        model(&settings).complete(Arc::new(request())).await.unwrap();
         let seen = server.seen.recv().await.unwrap();
         assert_eq!(seen.line, "POST /v1/messages HTTP/1.1");
         assert_eq!(seen.header("x-api-key"), Some("sk-secret-1234"));
@@ -104,35 +86,19 @@ async fn a_plain_answer_is_understood() {
 
 #[tokio::test]
 async fn the_stop_reason_tells_a_cut_or_refused_answer() {
-    for (reason, expected) in [
-        ("max_tokens", Fault::Truncated),
-        ("refusal", Fault::Filtered),
-    ] {
+    for (reason, expected) in [("max_tokens", Fault::Truncated), ("refusal", Fault::Filtered)] {
         assert_eq!(fault(KIND, stream(events(reason))).await.fault, expected);
     }
     let answer = json!({"content": [{"type": "tool_use", "name": "x"}], "stop_reason": "tool_use"});
-    assert_eq!(
-        fault(KIND, json_reply(200, &answer)).await.fault,
-        Fault::BadAnswer
-    );
+    assert_eq!(fault(KIND, json_reply(200, &answer)).await.fault, Fault::BadAnswer);
 }
 
 #[tokio::test]
 async fn a_stream_without_its_terminal_event_is_unavailable() {
     let some = &events("end_turn")[..8];
     assert_eq!(fault(KIND, stream(some)).await.fault, Fault::Unavailable);
-    assert_eq!(
-        fault(KIND, then(begun_stream(some), Step::Close))
-            .await
-            .fault,
-        Fault::Unavailable
-    );
-    assert_eq!(
-        fault(KIND, then(begun_stream(some), Step::Reset))
-            .await
-            .fault,
-        Fault::Unavailable
-    );
+    assert_eq!(fault(KIND, then(begun_stream(some), Step::Close)).await.fault, Fault::Unavailable);
+    assert_eq!(fault(KIND, then(begun_stream(some), Step::Reset)).await.fault, Fault::Unavailable);
 }
 
 #[tokio::test]
@@ -151,52 +117,28 @@ async fn an_error_event_counts_as_the_response_it_describes() {
     ] {
         let error = json!({"type": "error", "error": {"type": kind, "message": "no"}});
         let streamed = [events("end_turn")[0].clone(), event(&error)];
-        assert_eq!(
-            fault(KIND, stream(streamed)).await.fault,
-            expected,
-            "{kind}"
-        );
-        assert_eq!(
-            fault(KIND, json_reply(200, &error)).await.fault,
-            expected,
-            "{kind}"
-        );
+        assert_eq!(fault(KIND, stream(streamed)).await.fault, expected, "{kind}");
+        assert_eq!(fault(KIND, json_reply(200, &error)).await.fault, expected, "{kind}");
     }
 }
 
 #[tokio::test]
 async fn a_refused_request_is_classified_by_status_and_words() {
-    let error =
-        |kind: &str| json!({"type": "error", "error": {"type": kind, "message": "no"}}).to_string();
+    let error = |kind: &str| json!({"type": "error", "error": {"type": kind, "message": "no"}}).to_string();
     for (status, headers, kind, expected) in [
         (529, &[][..], "overloaded_error", Fault::Unavailable),
-        (
-            429,
-            &["Retry-After: 3"],
-            "rate_limit_error",
-            rate_limited(3_000),
-        ),
+        (429, &["Retry-After: 3"], "rate_limit_error", rate_limited(3_000)),
         (413, &[], "request_too_large", Fault::ContextTooLong),
         (400, &[], "invalid_request_error", Fault::BadRequest),
         (404, &[], "not_found_error", Fault::Denied),
     ] {
-        assert_eq!(
-            fault(KIND, response(status, headers, error(kind)))
-                .await
-                .fault,
-            expected,
-            "{status}"
-        );
+        assert_eq!(fault(KIND, response(status, headers, error(kind))).await.fault, expected, "{status}");
     }
 }
 
 #[tokio::test]
 async fn a_200_that_is_no_answer_is_malformed() {
     for body in ["<html>", "{}", "{\"content\": \"text\"}", "hello"] {
-        assert_eq!(
-            fault(KIND, response(200, &[], body)).await.fault,
-            Fault::Malformed,
-            "{body}"
-        );
+        assert_eq!(fault(KIND, response(200, &[], body)).await.fault, Fault::Malformed, "{body}");
     }
 }

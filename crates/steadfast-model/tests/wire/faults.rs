@@ -39,25 +39,11 @@ async fn the_status_alone_decides_where_the_body_says_nothing() {
         (504, Fault::Unavailable),
         (529, Fault::Unavailable),
     ] {
-        for body in [
-            "",
-            "<html>nginx</html>",
-            "{\"error\": {\"message\": \"no\"}}",
-            "[1]",
-            "null",
-        ] {
+        for body in ["", "<html>nginx</html>", "{\"error\": {\"message\": \"no\"}}", "[1]", "null"] {
             let refused = fault("openai", response(status, &[], body)).await;
-            assert_eq!(
-                (refused.fault, refused.status),
-                (expected.clone(), Some(status)),
-                "{status} {body}"
-            );
+            assert_eq!((refused.fault, refused.status), (expected.clone(), Some(status)), "{status} {body}");
             assert_eq!(refused.should_retry, None);
-            assert!(
-                refused.message.starts_with(&format!("HTTP {status}")),
-                "{}",
-                refused.message
-            );
+            assert!(refused.message.starts_with(&format!("HTTP {status}")), "{}", refused.message);
         }
     }
 }
@@ -67,86 +53,43 @@ async fn a_refused_or_reset_connection_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);
-    let client = model(&ProviderSettings {
-        base_url,
-        ..ProviderSettings::default()
-    });
+    let client = model(&ProviderSettings { base_url, ..ProviderSettings::default() });
     let refused = client.complete(Arc::new(request())).await.unwrap_err();
     assert_eq!((refused.fault, refused.status), (Fault::Unavailable, None));
-    assert!(
-        refused.message.contains("127.0.0.1") && refused.message.contains("refused"),
-        "{}",
-        refused.message
-    );
+    assert!(refused.message.contains("127.0.0.1") && refused.message.contains("refused"), "{}", refused.message);
 
-    for step in [
-        Step::Reset,
-        Step::Close,
-        Step::Bytes(b"SSH-2.0-OpenSSH\r\n".to_vec()),
-    ] {
+    for step in [Step::Reset, Step::Close, Step::Bytes(b"SSH-2.0-OpenSSH\r\n".to_vec())] {
         assert_eq!(fault("openai", vec![step]).await.fault, Fault::Unavailable);
     }
     // Fewer bytes than announced.
     let cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"choices\": [".to_vec();
-    assert_eq!(
-        fault("openai", vec![Step::Bytes(cut), Step::Close])
-            .await
-            .fault,
-        Fault::Unavailable
-    );
+    assert_eq!(fault("openai", vec![Step::Bytes(cut), Step::Close]).await.fault, Fault::Unavailable);
 }
 
 #[tokio::test]
 async fn the_body_of_an_error_that_breaks_off_leaves_the_status() {
     let cut = b"HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\nno such".to_vec();
     for end in [Step::Close, Step::Reset] {
-        assert_eq!(
-            fault("openai", vec![Step::Bytes(cut.clone()), end])
-                .await
-                .fault,
-            Fault::Denied
-        );
+        assert_eq!(fault("openai", vec![Step::Bytes(cut.clone()), end]).await.fault, Fault::Denied);
     }
 }
 
 #[tokio::test]
 async fn the_time_to_wait_is_found_in_header_and_body() {
-    let limit = error(
-        "Rate limit reached for requests. Please try again in 1m30s. Visit us.",
-        "rate_limit_exceeded",
-    );
+    let limit = error("Rate limit reached for requests. Please try again in 1m30s. Visit us.", "rate_limit_exceeded");
     let google = json!([{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED",
         "message": "You exceeded your current quota, please check your plan and billing details.",
         "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]}}]);
-    let headers = &[
-        "Retry-After: Tue, 24 Nov 2026 10:00:20 GMT",
-        "Date: Tue, 24 Nov 2026 10:00:00 GMT",
-    ];
+    let headers = &["Retry-After: Tue, 24 Nov 2026 10:00:20 GMT", "Date: Tue, 24 Nov 2026 10:00:00 GMT"];
     for (headers, body, expected) in [
-        (
-            &["Retry-After: 20"][..],
-            "slow down".to_owned(),
-            rate_limited(20_000),
-        ),
+        (&["Retry-After: 20"][..], "slow down".to_owned(), rate_limited(20_000)),
         (&["Retry-After: 1.5"], String::new(), rate_limited(1_500)),
-        (
-            &["retry-after-ms: 250", "retry-after: 1"],
-            String::new(),
-            rate_limited(250),
-        ),
+        (&["retry-after-ms: 250", "retry-after: 1"], String::new(), rate_limited(250)),
         (headers, String::new(), rate_limited(20_000)),
         (&["Retry-After: 7"], limit.to_string(), rate_limited(7_000)),
         (&[], limit.to_string(), rate_limited(90_000)),
-        (
-            &["Retry-After: soon"],
-            limit.to_string(),
-            rate_limited(90_000),
-        ),
-        (
-            &[],
-            error("Please try again in 6ms", "x").to_string(),
-            rate_limited(6),
-        ),
+        (&["Retry-After: soon"], limit.to_string(), rate_limited(90_000)),
+        (&[], error("Please try again in 6ms", "x").to_string(), rate_limited(6)),
         (&[], google.to_string(), rate_limited(34_000)),
         (&[], error("Too many requests", "x").to_string(), NO_TIME),
     ] {
@@ -162,27 +105,12 @@ async fn an_exhausted_quota_is_told_from_a_rate_limit() {
         {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}, {"retryDelay": "34s"}]}}]);
     let credit = "Your credit balance is too low to access the Anthropic API.";
     for (status, headers, body) in [
-        (
-            429,
-            &["Retry-After: 20"][..],
-            error(plan, "insufficient_quota"),
-        ),
+        (429, &["Retry-After: 20"][..], error(plan, "insufficient_quota")),
         (429, &[], error(plan, "x")),
         (429, &[], per_day),
         (402, &[], error("Payment required", "x")),
-        (
-            400,
-            &[],
-            json!({"type": "error", "error": {"type": "invalid_request_error", "message": credit}}),
-        ),
-        (
-            400,
-            &[],
-            error(
-                "Billing hard limit has been reached",
-                "billing_hard_limit_reached",
-            ),
-        ),
+        (400, &[], json!({"type": "error", "error": {"type": "invalid_request_error", "message": credit}})),
+        (400, &[], error("Billing hard limit has been reached", "billing_hard_limit_reached")),
         (422, &[], json!({"message": "Insufficient Balance"})),
     ] {
         let refused = fault("openai", response(status, headers, body.to_string())).await;
@@ -193,16 +121,10 @@ async fn an_exhausted_quota_is_told_from_a_rate_limit() {
 #[tokio::test]
 async fn a_prompt_that_is_too_long_is_recognized_in_every_dialect() {
     for body in [
-        error(
-            "This model's maximum context length is 8192 tokens.",
-            "context_length_exceeded",
-        ),
+        error("This model's maximum context length is 8192 tokens.", "context_length_exceeded"),
         json!({"type": "error", "error": {"type": "invalid_request_error",
             "message": "prompt is too long: 208310 tokens > 200000 maximum"}}),
-        error(
-            "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
-            "x",
-        ),
+        error("input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000", "x"),
         json!({"error": {"code": 400, "message": "the request exceeds the available context size, try increasing it",
             "type": "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 1024}}),
         json!({"object": "error", "message": "This model's maximum context length is 4096 tokens. However, you \
@@ -225,28 +147,15 @@ async fn a_prompt_that_is_too_long_is_recognized_in_every_dialect() {
         "Unrecognized request argument supplied: foo",
         "Invalid 'messages': empty array",
     ] {
-        assert_eq!(
-            fault("openai", json_reply(400, &error(message, "x")))
-                .await
-                .fault,
-            Fault::BadRequest,
-            "{message}"
-        );
+        assert_eq!(fault("openai", json_reply(400, &error(message, "x"))).await.fault, Fault::BadRequest, "{message}");
     }
 }
 
 #[tokio::test]
 async fn a_filter_that_refused_the_prompt_is_told_from_a_bad_request() {
     let azure = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.";
-    for body in [
-        error(azure, "content_filter"),
-        error("no", "content_policy_violation"),
-    ] {
-        assert_eq!(
-            fault("openai", json_reply(400, &body)).await.fault,
-            Fault::Filtered,
-            "{body}"
-        );
+    for body in [error(azure, "content_filter"), error("no", "content_policy_violation")] {
+        assert_eq!(fault("openai", json_reply(400, &body)).await.fault, Fault::Filtered, "{body}");
     }
 }
 
@@ -254,49 +163,22 @@ async fn a_filter_that_refused_the_prompt_is_told_from_a_bad_request() {
 async fn an_error_inside_an_answer_counts_as_the_response_it_describes() {
     let typed = |kind: &str, message: &str| json!({"error": {"type": kind, "message": message}});
     for (body, expected) in [
-        (
-            json!({"error": {"code": 429, "message": "Rate limit, try again in 2s"}}),
-            rate_limited(2_000),
-        ),
+        (json!({"error": {"code": 429, "message": "Rate limit, try again in 2s"}}), rate_limited(2_000)),
         (typed("rate_limit_error", "slow"), NO_TIME),
         (error("slow", "rate_limit_exceeded"), NO_TIME),
-        (
-            error("You exceeded your current quota", "insufficient_quota"),
-            Fault::QuotaExhausted,
-        ),
-        (
-            json!({"error": {"code": 402, "message": "Insufficient credits"}}),
-            Fault::QuotaExhausted,
-        ),
-        (
-            json!({"error": {"code": "502", "message": "upstream"}}),
-            Fault::Unavailable,
-        ),
+        (error("You exceeded your current quota", "insufficient_quota"), Fault::QuotaExhausted),
+        (json!({"error": {"code": 402, "message": "Insufficient credits"}}), Fault::QuotaExhausted),
+        (json!({"error": {"code": "502", "message": "upstream"}}), Fault::Unavailable),
         (typed("overloaded_error", "Overloaded"), Fault::Unavailable),
-        (
-            typed("server_error", "The server had an error"),
-            Fault::Unavailable,
-        ),
+        (typed("server_error", "The server had an error"), Fault::Unavailable),
         (typed("authentication_error", "invalid key"), Fault::Denied),
         (json!({"error": "model 'x' not found"}), Fault::Denied),
-        (
-            json!({"error": {"code": 404, "message": "no"}}),
-            Fault::Denied,
-        ),
-        (
-            error("too long", "context_length_exceeded"),
-            Fault::ContextTooLong,
-        ),
-        (
-            typed("exceed_context_size_error", "exceeds the context"),
-            Fault::ContextTooLong,
-        ),
+        (json!({"error": {"code": 404, "message": "no"}}), Fault::Denied),
+        (error("too long", "context_length_exceeded"), Fault::ContextTooLong),
+        (typed("exceed_context_size_error", "exceeds the context"), Fault::ContextTooLong),
         (typed("invalid_request_error", "bad"), Fault::BadRequest),
         (error("refused", "content_filter"), Fault::Filtered),
-        (
-            json!({"error": {"message": "something odd"}}),
-            Fault::Unavailable,
-        ),
+        (json!({"error": {"message": "something odd"}}), Fault::Unavailable),
         (
             json!({"choices": [{"error": {"code": 503, "message": "gone"}, "finish_reason": "error"}]}),
             Fault::Unavailable,
@@ -306,45 +188,20 @@ async fn an_error_inside_an_answer_counts_as_the_response_it_describes() {
         let streamed = stream([format!("data: {first}\n\n"), format!("data: {body}\n\n")]);
         let refused = fault("openai", streamed).await;
         assert_eq!(refused.fault, expected, "streamed: {body}");
-        assert!(
-            refused.message.starts_with("error inside the answer: "),
-            "{}",
-            refused.message
-        );
-        assert_eq!(
-            fault("openai", json_reply(200, &body)).await.fault,
-            expected,
-            "whole: {body}"
-        );
+        assert!(refused.message.starts_with("error inside the answer: "), "{}", refused.message);
+        assert_eq!(fault("openai", json_reply(200, &body)).await.fault, expected, "whole: {body}");
     }
-    let named = fault(
-        "openai",
-        stream(["event: error\ndata: {\"code\": 429, \"message\": \"slow\"}\n\n"]),
-    )
-    .await;
+    let named = fault("openai", stream(["event: error\ndata: {\"code\": 429, \"message\": \"slow\"}\n\n"])).await;
     assert_eq!(named.fault, NO_TIME);
-    let field = fault(
-        "openai",
-        stream(["error: {\"code\": 503, \"message\": \"Loading model\"}\n\n"]),
-    )
-    .await;
+    let field = fault("openai", stream(["error: {\"code\": 503, \"message\": \"Loading model\"}\n\n"])).await;
     assert_eq!((field.fault, field.status), (Fault::Unavailable, Some(503)));
 }
 
 #[tokio::test]
 async fn the_providers_own_word_is_passed_on() {
-    for (value, word) in [
-        ("true", Some(true)),
-        ("false", Some(false)),
-        ("maybe", None),
-    ] {
+    for (value, word) in [("true", Some(true)), ("false", Some(false)), ("maybe", None)] {
         let header = format!("X-Should-Retry: {value}");
-        assert_eq!(
-            fault("openai", response(500, &[&header], ""))
-                .await
-                .should_retry,
-            word
-        );
+        assert_eq!(fault("openai", response(500, &[&header], "")).await.should_retry, word);
     }
 }
 
@@ -353,11 +210,7 @@ async fn a_redirect_is_not_followed_and_says_where_to() {
     let headers = ["Location: https://api.example.com/v2?token=abc"];
     let refused = fault("openai", response(308, &headers, "")).await;
     assert_eq!(refused.fault, Fault::Malformed);
-    assert!(
-        refused.message.contains("https://api.example.com,"),
-        "{}",
-        refused.message
-    );
+    assert!(refused.message.contains("https://api.example.com,"), "{}", refused.message);
     assert!(!refused.message.contains("token"), "{}", refused.message);
 }
 
@@ -365,10 +218,7 @@ async fn a_redirect_is_not_followed_and_says_where_to() {
 async fn a_name_that_does_not_exist_is_the_networks_fault() {
     // `.invalid` never resolves (RFC 6761); without any resolver the fault is the resolver's.
     let base_url = "http://steadfast.invalid/v1".to_owned();
-    let client = model(&ProviderSettings {
-        base_url,
-        ..ProviderSettings::default()
-    });
+    let client = model(&ProviderSettings { base_url, ..ProviderSettings::default() });
     let refused = client.complete(Arc::new(request())).await.unwrap_err();
     assert!(matches!(refused.fault, Fault::Network(_)), "{refused:?}");
     assert_eq!(client.host(), Some("steadfast.invalid"));

@@ -1,9 +1,6 @@
 //! The clients against real servers on loopback and real processes.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test that fails is a test that fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
 
 mod anthropic;
 mod command;
@@ -19,8 +16,7 @@ use std::time::Duration;
 use steadfast_core::fault::{CallFault, Fault};
 use steadfast_core::ids::{IdeaId, RepoPath, Role, SessionId};
 use steadfast_model::{
-    CallContext, CallRequest, Completion, ModelClient, Prompt, ProviderSettings, SecretString,
-    client,
+    CallContext, CallRequest, Completion, ModelClient, Prompt, ProviderSettings, SecretString, client,
 };
 
 use crate::server::{Reply, Server};
@@ -32,10 +28,7 @@ const SHORT: Duration = Duration::from_millis(50);
 
 fn request() -> CallRequest {
     CallRequest {
-        prompt: Prompt {
-            system: "Be brief.".into(),
-            user: "Write a \"file\".\n".into(),
-        },
+        prompt: Prompt { system: "Be brief.".into(), user: "Write a \"file\".\n".into() },
         context: CallContext {
             role: Role::Coder,
             session: SessionId::new(1_700_000_000_000, 7),
@@ -65,9 +58,7 @@ fn model(settings: &ProviderSettings) -> Arc<dyn ModelClient> {
 
 async fn call(kind: &str, replies: Vec<Reply>) -> Result<Completion, CallFault> {
     let server = Server::start(replies).await;
-    model(&settings(kind, &server))
-        .complete(Arc::new(request()))
-        .await
+    model(&settings(kind, &server)).complete(Arc::new(request())).await
 }
 
 async fn fault(kind: &str, reply: Reply) -> CallFault {
@@ -75,7 +66,5 @@ async fn fault(kind: &str, reply: Reply) -> CallFault {
 }
 
 fn rate_limited(millis: u64) -> Fault {
-    Fault::RateLimited {
-        retry_after: Some(Duration::from_millis(millis)),
-    }
+    Fault::RateLimited { retry_after: Some(Duration::from_millis(millis)) }
 }

@@ -26,10 +26,7 @@ async fn a_key_that_comes_back_is_masked_in_every_text() {
         json_reply(200, &answer),
     ] {
         for kind in ["openai", "anthropic"] {
-            let shown = format!(
-                "{:?}",
-                call(kind, vec![reply.iter().map(copy).collect()]).await
-            );
+            let shown = format!("{:?}", call(kind, vec![reply.iter().map(copy).collect()]).await);
             assert!(!shown.contains("secret"), "{shown}");
         }
     }
@@ -45,31 +42,17 @@ fn copy(step: &crate::server::Step) -> crate::server::Step {
 #[tokio::test]
 async fn a_message_is_short_and_without_control_characters() {
     let noise = format!("bad\u{1b}[31m\r\n\t{}", "long ".repeat(1000));
-    let refused = call("openai", vec![response(500, &[], noise)])
-        .await
-        .unwrap_err();
+    let refused = call("openai", vec![response(500, &[], noise)]).await.unwrap_err();
     assert_eq!(refused.message.chars().count(), 500);
-    assert!(
-        refused.message.starts_with("HTTP 500: bad [31m long"),
-        "{}",
-        refused.message
-    );
+    assert!(refused.message.starts_with("HTTP 500: bad [31m long"), "{}", refused.message);
 }
 
 #[tokio::test]
 async fn white_space_around_a_key_from_a_file_is_dropped() {
     let mut server = Server::start(vec![response(500, &[], "")]).await;
     let key = Some(SecretString::from(format!(" {KEY}\n")));
-    let _ = model(&ProviderSettings {
-        key,
-        ..settings("openai", &server)
-    })
-    .complete(Arc::new(request()))
-    .await;
-    assert_eq!(
-        server.seen.recv().await.unwrap().header("authorization"),
-        Some("Bearer sk-secret-1234")
-    );
+    let _ = model(&ProviderSettings { key, ..settings("openai", &server) }).complete(Arc::new(request())).await;
+    assert_eq!(server.seen.recv().await.unwrap().header("authorization"), Some("Bearer sk-secret-1234"));
 }
 
 #[test]
@@ -86,11 +69,7 @@ fn settings_that_allow_no_call_are_refused_without_showing_the_key() {
         with("x/v1", KEY),
         with("http://user:secret@x/v1", KEY),
     ] {
-        assert!(
-            !format!("{settings:?}")
-                .replace(&settings.base_url, "")
-                .contains("secret")
-        );
+        assert!(!format!("{settings:?}").replace(&settings.base_url, "").contains("secret"));
         let refused = client(&settings, "m").err().unwrap();
         assert!(!refused.reason.contains("secret"), "{refused}");
     }

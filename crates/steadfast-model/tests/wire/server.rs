@@ -30,10 +30,7 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -58,11 +55,7 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                let (shared, seen, gone) = (
-                    Arc::clone(&shared),
-                    seen_sender.clone(),
-                    gone_sender.clone(),
-                );
+                let (shared, seen, gone) = (Arc::clone(&shared), seen_sender.clone(), gone_sender.clone());
                 tokio::spawn(async move {
                     if serve(stream, &shared.0, &shared.1, &seen).await.is_none() {
                         let _ = gone.send(());
@@ -70,12 +63,7 @@ impl Server {
                 });
             }
         });
-        Self {
-            address,
-            seen,
-            gone,
-            connections,
-        }
+        Self { address, seen, gone, connections }
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -105,11 +93,7 @@ async fn serve(
                     return Some(());
                 }
                 Step::Hang => {
-                    while stream
-                        .read_buf(&mut buffer)
-                        .await
-                        .is_ok_and(|read| read > 0)
-                    {}
+                    while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {}
                     return None;
                 }
             }
@@ -133,13 +117,7 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Se
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let length = headers
-        .iter()
-        .find(|(name, _)| name == "content-length")
-        .unwrap()
-        .1
-        .parse::<usize>()
-        .unwrap();
+    let length = headers.iter().find(|(name, _)| name == "content-length").unwrap().1.parse::<usize>().unwrap();
     while buffer.len() < head_end + length {
         if stream.read_buf(buffer).await.ok()? == 0 {
             return None;
@@ -147,20 +125,13 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Se
     }
     let body = serde_json::from_slice(&buffer[head_end..head_end + length]).unwrap();
     buffer.drain(..head_end + length);
-    Some(Seen {
-        line,
-        headers,
-        body,
-    })
+    Some(Seen { line, headers, body })
 }
 
 /// A whole response with a length.
 pub(crate) fn response(status: u16, headers: &[&str], body: impl AsRef<[u8]>) -> Reply {
     let body = body.as_ref();
-    let mut bytes = format!(
-        "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n",
-        body.len()
-    );
+    let mut bytes = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n", body.len());
     for header in headers {
         bytes += &format!("{header}\r\n");
     }
@@ -168,11 +139,7 @@ pub(crate) fn response(status: u16, headers: &[&str], body: impl AsRef<[u8]>) ->
 }
 
 pub(crate) fn json(status: u16, body: &Value) -> Reply {
-    response(
-        status,
-        &["Content-Type: application/json"],
-        body.to_string(),
-    )
+    response(status, &["Content-Type: application/json"], body.to_string())
 }
 
 /// The head of a chunked event stream and each part as a chunk of its own.
@@ -191,10 +158,7 @@ pub(crate) fn begun_stream<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -
 
 /// The same, ended cleanly.
 pub(crate) fn stream<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Reply {
-    begun_stream(parts)
-        .into_iter()
-        .chain([Step::Bytes(b"0\r\n\r\n".to_vec())])
-        .collect()
+    begun_stream(parts).into_iter().chain([Step::Bytes(b"0\r\n\r\n".to_vec())]).collect()
 }
 
 pub(crate) fn then(mut reply: Reply, step: Step) -> Reply {

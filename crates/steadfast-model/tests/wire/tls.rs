@@ -12,10 +12,7 @@ use crate::{model, request};
 
 async fn fault_at(address: SocketAddr) -> (Fault, String) {
     let base_url = format!("https://localhost:{}/v1", address.port());
-    let client = model(&ProviderSettings {
-        base_url,
-        ..ProviderSettings::default()
-    });
+    let client = model(&ProviderSettings { base_url, ..ProviderSettings::default() });
     let refused = client.complete(Arc::new(request())).await.unwrap_err();
     (refused.fault, refused.message)
 }
@@ -24,10 +21,8 @@ async fn fault_at(address: SocketAddr) -> (Fault, String) {
 async fn a_self_signed_certificate_is_refused_as_such() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let certificate =
-        CertificateDer::from_pem_slice(include_bytes!("../fixtures/self-signed.pem")).unwrap();
-    let key =
-        PrivateKeyDer::from_pem_slice(include_bytes!("../fixtures/self-signed.key.pem")).unwrap();
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../fixtures/self-signed.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../fixtures/self-signed.key.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -58,11 +58,7 @@ pub(super) fn scan(text: &str) -> Scan<'_> {
             continue;
         }
         if is_mark(line, SEARCH) {
-            edits.push(Edit {
-                line: index + 1,
-                body: Vec::new(),
-                complete: false,
-            });
+            edits.push(Edit { line: index + 1, body: Vec::new(), complete: false });
             held = false;
             continue;
         }
@@ -73,19 +69,11 @@ pub(super) fn scan(text: &str) -> Scan<'_> {
         }
         if inside && fences.open().is_some() && !line.trim().is_empty() {
             let word = !line.trim().contains(char::is_whitespace);
-            if word {
-                held = true
-            } else {
-                other_content = true
-            }
+            if word { held = true } else { other_content = true }
         }
     }
     let unclosed = fences.open().map(|block| block.first_line);
-    Scan {
-        edits,
-        other_content: other_content || held,
-        unclosed,
-    }
+    Scan { edits, other_content: other_content || held, unclosed }
 }
 
 /// Applies the blocks in order, each to what the one before left.
@@ -99,10 +87,7 @@ pub(super) fn apply(current: &str, edits: &[Edit<'_>]) -> Result<String, AnswerF
     let mut lines: Vec<String> = current.split_inclusive('\n').map(str::to_owned).collect();
     for (index, edit) in edits.iter().enumerate() {
         let (start, search, replace) = place(&lines, edit, index + 1)?;
-        lines.splice(
-            start..start + search.len(),
-            replace.iter().map(|line| format!("{line}{end}")),
-        );
+        lines.splice(start..start + search.len(), replace.iter().map(|line| format!("{line}{end}")));
     }
     Ok(lines.concat())
 }
@@ -113,9 +98,7 @@ fn place<'e, 'a>(
     edit: &'e Edit<'a>,
     block: usize,
 ) -> Result<(usize, &'e [&'a str], &'e [&'a str]), AnswerFault> {
-    let dividers: Vec<usize> = (0..edit.body.len())
-        .filter(|at| is_mark(edit.body[*at], DIVIDER))
-        .collect();
+    let dividers: Vec<usize> = (0..edit.body.len()).filter(|at| is_mark(edit.body[*at], DIVIDER)).collect();
     if !edit.complete || dividers.is_empty() {
         return Err(AnswerFault::IncompleteEdit { block });
     }
@@ -133,17 +116,10 @@ fn place<'e, 'a>(
         match matches(lines, search).as_slice() {
             [start] => fitting = Some((*start, search, replace)),
             [] => {
-                fault.get_or_insert_with(|| AnswerFault::NoMatch {
-                    block,
-                    text: text(),
-                });
+                fault.get_or_insert_with(|| AnswerFault::NoMatch { block, text: text() });
             }
             many => {
-                fault.get_or_insert_with(|| AnswerFault::SeveralMatches {
-                    block,
-                    count: many.len(),
-                    text: text(),
-                });
+                fault.get_or_insert_with(|| AnswerFault::SeveralMatches { block, count: many.len(), text: text() });
             }
         }
     }

@@ -42,11 +42,7 @@ pub fn file(text: &str, current: Option<&str>, max_bytes: usize) -> Result<FileT
         return edited(&scan, current, max_bytes);
     }
     let block = only_block(text)?;
-    if scan
-        .edits
-        .iter()
-        .any(|edit| edit.line < block.first_line || edit.line > block.last_line)
-    {
+    if scan.edits.iter().any(|edit| edit.line < block.first_line || edit.line > block.last_line) {
         return Err(AnswerFault::EditAndFile);
     }
     let text = match edit::line_ending(current.unwrap_or("")) {
@@ -54,17 +50,10 @@ pub fn file(text: &str, current: Option<&str>, max_bytes: usize) -> Result<FileT
         ending => block.text.replace('\n', ending),
     };
     check(&text, current, max_bytes)?;
-    Ok(FileText {
-        text,
-        form: FileForm::Whole,
-    })
+    Ok(FileText { text, form: FileForm::Whole })
 }
 
-fn edited(
-    scan: &Scan<'_>,
-    current: Option<&str>,
-    max_bytes: usize,
-) -> Result<FileText, AnswerFault> {
+fn edited(scan: &Scan<'_>, current: Option<&str>, max_bytes: usize) -> Result<FileText, AnswerFault> {
     let current = current.ok_or(AnswerFault::EditOfNothing)?;
     // A block that lacks its last mark swallowed the closing fence too: that mark is what the model has to hear about.
     let complete = scan.edits.iter().all(|edit| edit.complete);
@@ -73,10 +62,7 @@ fn edited(
     }
     let text = edit::apply(current, &scan.edits)?;
     check(&text, Some(current), max_bytes)?;
-    Ok(FileText {
-        text,
-        form: FileForm::Edits(scan.edits.len()),
-    })
+    Ok(FileText { text, form: FileForm::Edits(scan.edits.len()) })
 }
 
 fn only_block(text: &str) -> Result<fence::Block, AnswerFault> {
@@ -96,52 +82,30 @@ pub(super) fn sound(blocks: &[fence::Block]) -> Result<(), AnswerFault> {
             return Err(AnswerFault::NestedBlock { line });
         }
         if !block.closed {
-            return Err(AnswerFault::UnclosedBlock {
-                line: block.first_line,
-            });
+            return Err(AnswerFault::UnclosedBlock { line: block.first_line });
         }
     }
     Ok(())
 }
 
 /// That a text can be a file, and a whole one.
-pub(super) fn check(
-    text: &str,
-    current: Option<&str>,
-    max_bytes: usize,
-) -> Result<(), AnswerFault> {
+pub(super) fn check(text: &str, current: Option<&str>, max_bytes: usize) -> Result<(), AnswerFault> {
     if text.trim().is_empty() {
         return Err(AnswerFault::EmptyFile);
     }
     if text.len() > max_bytes {
-        return Err(AnswerFault::TooLarge {
-            bytes: text.len(),
-            max_bytes,
-        });
+        return Err(AnswerFault::TooLarge { bytes: text.len(), max_bytes });
     }
     if let Some(at) = text.find('\0') {
-        return Err(AnswerFault::Nul {
-            line: text[..at].matches('\n').count() + 1,
-        });
+        return Err(AnswerFault::Nul { line: text[..at].matches('\n').count() + 1 });
     }
     let marker = |line: &str| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ");
-    let own =
-        |line: &str| current.is_some_and(|current| current.lines().any(|known| known == line));
-    if let Some((index, line)) = text
-        .lines()
-        .enumerate()
-        .find(|(_, line)| marker(line) && !own(line))
-    {
-        return Err(AnswerFault::ConflictMarker {
-            line: index + 1,
-            text: cut(line, 80),
-        });
+    let own = |line: &str| current.is_some_and(|current| current.lines().any(|known| known == line));
+    if let Some((index, line)) = text.lines().enumerate().find(|(_, line)| marker(line) && !own(line)) {
+        return Err(AnswerFault::ConflictMarker { line: index + 1, text: cut(line, 80) });
     }
     if let Some((line, text)) = placeholder::find(text, current) {
-        return Err(AnswerFault::Placeholder {
-            line,
-            text: cut(text, 80),
-        });
+        return Err(AnswerFault::Placeholder { line, text: cut(text, 80) });
     }
     Ok(())
 }

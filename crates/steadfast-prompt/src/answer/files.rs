@@ -33,11 +33,7 @@ pub fn files(text: &str, max_bytes: usize) -> Result<Files, AnswerFault> {
     let blocks = fence::blocks(text);
     let says_nothing = text.lines().any(is_nothing);
     if blocks.is_empty() {
-        return if says_nothing {
-            Ok(Files::Nothing)
-        } else {
-            Err(AnswerFault::NoBlock)
-        };
+        return if says_nothing { Ok(Files::Nothing) } else { Err(AnswerFault::NoBlock) };
     }
     if let [block] = blocks.as_slice()
         && is_nothing(&block.text)
@@ -46,30 +42,19 @@ pub fn files(text: &str, max_bytes: usize) -> Result<Files, AnswerFault> {
     }
     sound(&blocks)?;
     if blocks.len() > MAX_FILES {
-        return Err(AnswerFault::TooManyFiles {
-            what: "the answer".to_owned(),
-            count: blocks.len(),
-        });
+        return Err(AnswerFault::TooManyFiles { what: "the answer".to_owned(), count: blocks.len() });
     }
     let mut seen = HashSet::new();
     let mut written = Vec::with_capacity(blocks.len());
     for block in blocks {
-        let path = path_of(&block.info).ok_or(AnswerFault::NoPath {
-            line: block.first_line,
-        })?;
-        let path = RepoPath::new(&path).map_err(|refused| AnswerFault::BadPath {
-            path: refused.path,
-            reason: refused.reason,
-        })?;
+        let path = path_of(&block.info).ok_or(AnswerFault::NoPath { line: block.first_line })?;
+        let path = RepoPath::new(&path)
+            .map_err(|refused| AnswerFault::BadPath { path: refused.path, reason: refused.reason })?;
         if !seen.insert(path.clone()) {
-            return Err(AnswerFault::DuplicatePath {
-                path: cut(path.as_str(), 200),
-            });
+            return Err(AnswerFault::DuplicatePath { path: cut(path.as_str(), 200) });
         }
-        check(&block.text, None, max_bytes).map_err(|fault| AnswerFault::InFile {
-            path: cut(path.as_str(), 200),
-            fault: Box::new(fault),
-        })?;
+        check(&block.text, None, max_bytes)
+            .map_err(|fault| AnswerFault::InFile { path: cut(path.as_str(), 200), fault: Box::new(fault) })?;
         written.push((path, block.text));
     }
     // Inside of a file the words are the file's own.
@@ -93,21 +78,16 @@ fn outside_of_blocks(text: &str) -> Vec<&str> {
 }
 
 fn is_nothing(text: &str) -> bool {
-    let bare = text
-        .trim()
-        .trim_matches(['`', '*', '"', '\'', '.', '!', ' ', '_']);
+    let bare = text.trim().trim_matches(['`', '*', '"', '\'', '.', '!', ' ', '_']);
     bare.eq_ignore_ascii_case(NOTHING)
 }
 
 /// The value of `path=` in an info string: up to white space, or quoted with `"` or `'`. A backslash is a plain character.
 fn path_of(info: &str) -> Option<String> {
     let starts = info.match_indices("path=").map(|(at, _)| at);
-    let at = starts.into_iter().find(|at| {
-        info[..*at]
-            .chars()
-            .next_back()
-            .is_none_or(|c| c.is_whitespace() || matches!(c, '{' | ','))
-    })?;
+    let at = starts
+        .into_iter()
+        .find(|at| info[..*at].chars().next_back().is_none_or(|c| c.is_whitespace() || matches!(c, '{' | ',')))?;
     let value = &info[at + "path=".len()..];
     for quote in ['"', '\''] {
         if let Some(inside) = value.strip_prefix(quote) {
@@ -116,11 +96,7 @@ fn path_of(info: &str) -> Option<String> {
     }
     let path = value.split(char::is_whitespace).next().unwrap_or("");
     // `{.python path=a.py}`: the brace belongs to the attributes.
-    let path = if info.contains('{') {
-        path.trim_end_matches('}')
-    } else {
-        path
-    };
+    let path = if info.contains('{') { path.trim_end_matches('}') } else { path };
     (!path.is_empty()).then(|| path.to_owned())
 }
 
@@ -132,10 +108,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<(String, String)>, String> {
         match files(text, 1000) {
-            Ok(Files::Written(files)) => Ok(files
-                .into_iter()
-                .map(|(path, text)| (path.to_string(), text))
-                .collect()),
+            Ok(Files::Written(files)) => Ok(files.into_iter().map(|(path, text)| (path.to_string(), text)).collect()),
             Ok(Files::Nothing) => Ok(Vec::new()),
             Err(fault) => Err(fault.to_string()),
         }
@@ -151,10 +124,7 @@ mod tests {
             ("E.md", "```\nNOTHING TO CHANGE\n```\n"),
             ("f.py", "f\n"),
         ];
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(p, t)| ((*p).to_owned(), (*t).to_owned()))
-            .collect();
+        let expected: Vec<_> = expected.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect();
         assert_eq!(read(text), Ok(expected));
     }
 
@@ -211,13 +181,8 @@ mod tests {
             read(&large),
             Err("in file \"a\": the file has 1001 bytes, but at most 1000 are allowed".to_owned())
         );
-        let many = (0..=MAX_FILES)
-            .map(|n| format!("```js path=f{n}\nx\n```\n"))
-            .collect::<String>();
-        assert_eq!(
-            read(&many),
-            Err("the answer has 201 files, but at most 200 are allowed".to_owned())
-        );
+        let many = (0..=MAX_FILES).map(|n| format!("```js path=f{n}\nx\n```\n")).collect::<String>();
+        assert_eq!(read(&many), Err("the answer has 201 files, but at most 200 are allowed".to_owned()));
     }
 
     proptest! {

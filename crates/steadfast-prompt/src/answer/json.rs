@@ -20,8 +20,7 @@ pub(super) fn object(text: &str, key: &str) -> Result<Map<String, Value>, Answer
     let mut broken = None;
     let mut at = 0;
     while let Some(start) = text[at..].find('{').map(|offset| at + offset) {
-        let mut stream =
-            serde_json::Deserializer::from_str(&text[start..]).into_iter::<Map<String, Value>>();
+        let mut stream = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Map<String, Value>>();
         match stream.next() {
             Some(Ok(object)) => {
                 at = start + stream.byte_offset();
@@ -38,10 +37,7 @@ pub(super) fn object(text: &str, key: &str) -> Result<Map<String, Value>, Answer
             _ => at = start + 1,
         }
     }
-    let with_key = found
-        .iter()
-        .filter(|object| object.contains_key(key))
-        .count();
+    let with_key = found.iter().filter(|object| object.contains_key(key)).count();
     if with_key > 0 {
         found.retain(|object| object.contains_key(key));
     } else if let Some(reason) = broken {
@@ -87,19 +83,11 @@ fn balanced(text: &str) -> Option<usize> {
 fn describe(before: &str, error: &serde_json::Error) -> String {
     let lines_before = before.matches('\n').count();
     let columns_before = before.rsplit('\n').next().map_or(0, str::len);
-    let column = if error.line() <= 1 {
-        columns_before + error.column()
-    } else {
-        error.column()
-    };
+    let column = if error.line() <= 1 { columns_before + error.column() } else { error.column() };
     let text = error.to_string();
     // The position that the parser names is relative to the object; ours is that of the answer.
     let reason = text.split(" at line ").next().unwrap_or(&text);
-    format!(
-        "{} at line {} column {column} of the answer",
-        cut(reason, 150),
-        lines_before + error.line().max(1)
-    )
+    format!("{} at line {} column {column} of the answer", cut(reason, 150), lines_before + error.line().max(1))
 }
 
 /// A string, number or boolean as trimmed text without control characters but newline and tab; `None` otherwise.
@@ -110,18 +98,14 @@ pub(super) fn text_of(value: &Value) -> Option<String> {
         Value::Bool(flag) => flag.to_string(),
         Value::Null | Value::Array(_) | Value::Object(_) => return None,
     };
-    let plain: String = text
-        .chars()
-        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
-        .collect();
+    let plain: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
     let plain = plain.trim();
     (!plain.is_empty()).then(|| plain.to_owned())
 }
 
 /// The first of `keys` that holds a text.
 pub(super) fn text_at(object: &Map<String, Value>, keys: &[&str]) -> Option<String> {
-    keys.iter()
-        .find_map(|key| object.get(*key).and_then(text_of))
+    keys.iter().find_map(|key| object.get(*key).and_then(text_of))
 }
 
 /// Texts of a list: strings, or objects with one of `keys`. A single text counts as a list of one; what is no text is
@@ -153,9 +137,7 @@ mod tests {
     use super::*;
 
     fn find(text: &str) -> Result<String, String> {
-        object(text, "k")
-            .map(|object| Value::Object(object).to_string())
-            .map_err(|fault| fault.to_string())
+        object(text, "k").map(|object| Value::Object(object).to_string()).map_err(|fault| fault.to_string())
     }
 
     #[test]
@@ -191,18 +173,9 @@ mod tests {
                 "I cannot do that.",
                 "there is no JSON object in the answer; answer with one JSON object and nothing else",
             ),
-            (
-                "[1, 2]",
-                "there is no JSON object in the answer; answer with one JSON object and nothing else",
-            ),
-            (
-                "{\"k\":1} {\"k\":1}",
-                "there are 2 JSON objects in the answer; answer with exactly one",
-            ),
-            (
-                "{\"a\":1} {\"b\":1} {}",
-                "there are 3 JSON objects in the answer; answer with exactly one",
-            ),
+            ("[1, 2]", "there is no JSON object in the answer; answer with one JSON object and nothing else"),
+            ("{\"k\":1} {\"k\":1}", "there are 2 JSON objects in the answer; answer with exactly one"),
+            ("{\"a\":1} {\"b\":1} {}", "there are 3 JSON objects in the answer; answer with exactly one"),
             (
                 "x\n {\"k\": [1,]}",
                 "the JSON is not valid: trailing comma at line 2 column 11 of the answer; answer with one complete JSON object and nothing else",
@@ -224,23 +197,11 @@ mod tests {
     #[test]
     fn depth_neither_overflows_nor_takes_long() {
         let deep = "{\"k\":".repeat(100_000);
-        assert!(matches!(
-            object(&deep, "k"),
-            Err(AnswerFault::BadJson { .. })
-        ));
-        assert!(matches!(
-            object(&"{".repeat(1_000_000), "k"),
-            Err(AnswerFault::NoJson)
-        ));
-        assert!(matches!(
-            object(&"[".repeat(1_000_000), "k"),
-            Err(AnswerFault::NoJson)
-        ));
+        assert!(matches!(object(&deep, "k"), Err(AnswerFault::BadJson { .. })));
+        assert!(matches!(object(&"{".repeat(1_000_000), "k"), Err(AnswerFault::NoJson)));
+        assert!(matches!(object(&"[".repeat(1_000_000), "k"), Err(AnswerFault::NoJson)));
         let nested = format!("{}1{}", "{\"k\":[".repeat(100_000), "]}".repeat(100_000));
-        assert!(matches!(
-            object(&nested, "k"),
-            Err(AnswerFault::BadJson { .. })
-        ));
+        assert!(matches!(object(&nested, "k"), Err(AnswerFault::BadJson { .. })));
         assert!(object(&"{ \"".repeat(300_000), "k").is_err());
     }
 }

@@ -33,8 +33,7 @@ pub(super) fn find<'a>(new: &'a str, current: Option<&str>) -> Option<(usize, &'
     for (index, line) in new.lines().enumerate() {
         let line = line.trim();
         if is_suspicious(line, previous, lost_lines) {
-            let own =
-                own.get_or_insert_with(|| current.unwrap_or("").lines().map(str::trim).collect());
+            let own = own.get_or_insert_with(|| current.unwrap_or("").lines().map(str::trim).collect());
             if !own.contains(line) {
                 return Some((index + 1, line));
             }
@@ -62,11 +61,7 @@ fn is_suspicious(line: &str, previous: &str, lost_lines: bool) -> bool {
         return Remark::new(body).is_placeholder(leader);
     }
     let bracketed = line.starts_with(['(', '[', '{']) && line.ends_with([')', ']', '}']);
-    let inner = if bracketed {
-        line[1..line.len() - 1].trim()
-    } else {
-        line
-    };
+    let inner = if bracketed { line[1..line.len() - 1].trim() } else { line };
     if inner.starts_with("...") || inner.starts_with('…') {
         // `...rest` and `...other,` spread a value; words with a space between them do not.
         let remark = Remark::new(inner);
@@ -87,12 +82,8 @@ fn is_ellipsis(text: &str) -> bool {
 
 fn ellipsis_belongs_after(previous: &str) -> bool {
     previous.ends_with([':', '(', ',', '[', '{', '='])
-        || ["\"\"\"", "'''", "->"]
-            .iter()
-            .any(|end| previous.ends_with(end))
-        || [">>>", "...", "@"]
-            .iter()
-            .any(|start| previous.starts_with(start))
+        || ["\"\"\"", "'''", "->"].iter().any(|end| previous.ends_with(end))
+        || [">>>", "...", "@"].iter().any(|start| previous.starts_with(start))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,40 +100,22 @@ enum Leader {
 
 /// The text of a line that is one comment.
 fn comment(line: &str) -> Option<(Leader, &str)> {
-    let jsx = line
-        .strip_prefix('{')
-        .and_then(|rest| rest.trim_end_matches([',', ';']).strip_suffix('}'));
+    let jsx = line.strip_prefix('{').and_then(|rest| rest.trim_end_matches([',', ';']).strip_suffix('}'));
     if let Some(inside) = jsx.map(str::trim).filter(|inside| inside.starts_with("/*")) {
         return comment(inside);
     }
-    for (open, close) in [
-        ("/*", "*/"),
-        ("<!--", "-->"),
-        ("{{!--", "--}}"),
-        ("{#", "#}"),
-        ("(*", "*)"),
-    ] {
+    for (open, close) in [("/*", "*/"), ("<!--", "-->"), ("{{!--", "--}}"), ("{#", "#}"), ("(*", "*)")] {
         if let Some(rest) = line.strip_prefix(open) {
             let rest = rest.trim_start_matches('*').trim();
-            return Some((
-                Leader::Block,
-                rest.strip_suffix(close).unwrap_or(rest).trim(),
-            ));
+            return Some((Leader::Block, rest.strip_suffix(close).unwrap_or(rest).trim()));
         }
     }
     if line.starts_with('#') {
         return Some((Leader::Hash, line.trim_start_matches('#').trim()));
     }
-    let leader = ["//", "--", ";", "%", "* ", "REM ", "rem "]
-        .into_iter()
-        .find(|leader| line.starts_with(leader))?;
-    let body = line[leader.len()..]
-        .trim_start_matches(['/', '-', ';', '%', '!'])
-        .trim();
-    Some((
-        Leader::Line,
-        body.strip_suffix("*/").unwrap_or(body).trim_end(),
-    ))
+    let leader = ["//", "--", ";", "%", "* ", "REM ", "rem "].into_iter().find(|leader| line.starts_with(leader))?;
+    let body = line[leader.len()..].trim_start_matches(['/', '-', ';', '%', '!']).trim();
+    Some((Leader::Line, body.strip_suffix("*/").unwrap_or(body).trim_end()))
 }
 
 /// The text of a comment behind code.
@@ -150,10 +123,7 @@ fn trailing_comment(line: &str) -> Option<&str> {
     if let Some((_, rest)) = line.split_once("/*") {
         return rest.split_once("*/").map(|(body, _)| body.trim());
     }
-    [" // ", "{// ", " # "]
-        .iter()
-        .find_map(|mark| line.split_once(mark))
-        .map(|(_, body)| body.trim())
+    [" // ", "{// ", " # "].iter().find_map(|mark| line.split_once(mark)).map(|(_, body)| body.trim())
 }
 
 /// A comment, cut into words.
@@ -186,9 +156,7 @@ impl Remark {
             names: 0,
         };
         for raw in bare.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '/' | '…')) {
-            let word = raw.trim_matches(|c: char| {
-                !c.is_alphanumeric() && !matches!(c, '(' | ')' | '_' | '`')
-            });
+            let word = raw.trim_matches(|c: char| !c.is_alphanumeric() && !matches!(c, '(' | ')' | '_' | '`'));
             if !word.chars().any(char::is_alphanumeric) {
                 continue;
             }
@@ -198,11 +166,7 @@ impl Remark {
             if is(TRIGGERS) {
                 remark.has_trigger = true;
             } else if !is(NOUNS) && !is(FILLERS) {
-                if looks_like_name(word) {
-                    remark.names += 1
-                } else {
-                    remark.plain += 1
-                }
+                if looks_like_name(word) { remark.names += 1 } else { remark.plain += 1 }
             }
             remark.words.push(lower);
         }
@@ -221,16 +185,8 @@ impl Remark {
         if !self.has_trigger || self.words.len() > MAX_WORDS {
             return false;
         }
-        let stays = self.has(&[
-            "unchanged",
-            "unmodified",
-            "intact",
-            "omitted",
-            "truncated",
-            "elided",
-            "skipped",
-        ]) || self.has(&["remain", "remains", "stay", "stays", "is", "are"])
-            && self.says("same")
+        let stays = self.has(&["unchanged", "unmodified", "intact", "omitted", "truncated", "elided", "skipped"])
+            || self.has(&["remain", "remains", "stay", "stays", "is", "are"]) && self.says("same")
             || self.says("same as before")
             || self.says("as before")
             || self.has(&["go", "goes", "continues", "here"]);
@@ -239,8 +195,7 @@ impl Remark {
         if self.ellipsis {
             // "... existing code ...", "... rest of handleSubmit unchanged", "... rest of the parser ...".
             let sure = stays || self.says("existing code") || self.enclosed && rest;
-            return self.plain == 0 && self.names <= 3
-                || sure && self.plain <= 1 && self.names <= 1;
+            return self.plain == 0 && self.names <= 3 || sure && self.plain <= 1 && self.names <= 1;
         }
         if leader == Leader::Bare && !self.says("unchanged") && !self.says("the same") {
             return false;
@@ -249,45 +204,22 @@ impl Remark {
             return false;
         }
         // "keep the original file unchanged" is a comment that belongs there; so is "the existing file stays".
-        let of_code = self.has(&[
-            "code",
-            "implementation",
-            "function",
-            "functions",
-            "methods",
-            "imports",
-            "logic",
-        ]);
+        let of_code = self.has(&["code", "implementation", "function", "functions", "methods", "imports", "logic"]);
         let phrase = self.words.join(" ");
         let whole = match leader {
-            Leader::Block => [
-                "existing code",
-                "unchanged",
-                "unchanged code",
-                "existing code here",
-                "same as before",
-            ]
-            .contains(&phrase.as_str()),
-            Leader::Line => {
-                ["existing code", "existing code here", "unchanged code"].contains(&phrase.as_str())
-            }
+            Leader::Block => ["existing code", "unchanged", "unchanged code", "existing code here", "same as before"]
+                .contains(&phrase.as_str()),
+            Leader::Line => ["existing code", "existing code here", "unchanged code"].contains(&phrase.as_str()),
             Leader::Hash => phrase == "existing code here",
             Leader::Bare => false,
         };
         let left_out: &[&str] = match leader {
-            Leader::Block | Leader::Line => &[
-                "code",
-                "file",
-                "implementation",
-                "component",
-                "function",
-                "class",
-                "methods",
-            ],
+            Leader::Block | Leader::Line => {
+                &["code", "file", "implementation", "component", "function", "class", "methods"]
+            }
             Leader::Hash | Leader::Bare => &["code", "file", "implementation"],
         };
-        let rest_alone =
-            self.says("rest of") && self.names == 0 && self.words.len() <= 4 && self.has(left_out);
+        let rest_alone = self.says("rest of") && self.names == 0 && self.words.len() <= 4 && self.has(left_out);
         let starts_with_keep = self.words.first().is_some_and(|word| word == "keep");
         whole
             || rest_alone
@@ -299,8 +231,7 @@ impl Remark {
 
 /// `main()`, `snake_case`, `camelCase`, `` `quoted` ``, `HTML`.
 fn looks_like_name(word: &str) -> bool {
-    let inner_capital =
-        word.chars().skip(1).any(char::is_uppercase) && word.chars().any(char::is_lowercase);
+    let inner_capital = word.chars().skip(1).any(char::is_uppercase) && word.chars().any(char::is_lowercase);
     let all_capitals = word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase());
     all_capitals
         || word.contains("()")
@@ -360,11 +291,7 @@ mod tests {
             if find(&format!("a\n{line}\nb\n"), None) != Some((2, line.trim())) {
                 missed.push(line);
             }
-            assert_eq!(
-                find(&format!("a\n{line}\nb\n"), Some(&format!("x\n  {line}\n"))),
-                None,
-                "own: {line}"
-            );
+            assert_eq!(find(&format!("a\n{line}\nb\n"), Some(&format!("x\n  {line}\n"))), None, "own: {line}");
         }
         assert_eq!(missed, Vec::<&str>::new());
     }
@@ -424,9 +351,6 @@ mod tests {
             assert_eq!(find(&new, Some(&format!("{current}{line}\n"))), None);
             assert_eq!(find(&format!("{new}{current}"), Some(current)), None);
         }
-        assert_eq!(
-            find("class P:\n    def f(self):\n        ...\n", Some(current)),
-            None
-        );
+        assert_eq!(find("class P:\n    def f(self):\n        ...\n", Some(current)), None);
     }
 }

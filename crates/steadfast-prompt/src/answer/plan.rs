@@ -4,9 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 use steadfast_core::ids::RepoPath;
-use steadfast_core::plan::{
-    Change, MAX_FILES, MAX_MILESTONES, Plan, PlannedFile, PlannedMilestone, RefusedFile,
-};
+use steadfast_core::plan::{Change, MAX_FILES, MAX_MILESTONES, Plan, PlannedFile, PlannedMilestone, RefusedFile};
 
 use super::json::{number, object, text_at, text_of, texts};
 use super::{AnswerFault, cut};
@@ -36,28 +34,16 @@ pub fn plan(text: &str) -> Result<Plan, AnswerFault> {
         count if count > MAX_MILESTONES => return Err(AnswerFault::TooManyMilestones { count }),
         _ => {}
     }
-    let milestones = milestones
-        .iter()
-        .enumerate()
-        .map(|(index, value)| milestone(index, value));
+    let milestones = milestones.iter().enumerate().map(|(index, value)| milestone(index, value));
     Ok(Plan {
         milestones: milestones.collect::<Result<_, _>>()?,
-        risks: texts(
-            answer.get("risks"),
-            &["risk", "description", "issue", "text"],
-        ),
-        confidence: answer
-            .get("confidence")
-            .and_then(number)
-            .map_or(DEFAULT_CONFIDENCE, |c| c.clamp(0.0, 1.0)),
+        risks: texts(answer.get("risks"), &["risk", "description", "issue", "text"]),
+        confidence: answer.get("confidence").and_then(number).map_or(DEFAULT_CONFIDENCE, |c| c.clamp(0.0, 1.0)),
     })
 }
 
 fn field(field: impl Into<String>, expected: &'static str) -> AnswerFault {
-    AnswerFault::Field {
-        field: field.into(),
-        expected,
-    }
+    AnswerFault::Field { field: field.into(), expected }
 }
 
 fn milestone(index: usize, value: &Value) -> Result<PlannedMilestone, AnswerFault> {
@@ -70,45 +56,27 @@ fn milestone(index: usize, value: &Value) -> Result<PlannedMilestone, AnswerFaul
         .map(|name| name.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| format!("Milestone {}", index + 1));
-    let mut milestone = PlannedMilestone {
-        name: cut(&name, MAX_NAME_CHARS),
-        description,
-        files: Vec::new(),
-        refused: Vec::new(),
-    };
+    let mut milestone =
+        PlannedMilestone { name: cut(&name, MAX_NAME_CHARS), description, files: Vec::new(), refused: Vec::new() };
     match object.get("files") {
         None | Some(Value::Null) => {}
         Some(Value::Object(files)) => collect(&mut milestone, files, &at)?,
         // An empty list says what an empty object says.
         Some(Value::Array(files)) if files.is_empty() => {}
         Some(_) => {
-            return Err(field(
-                format!("{at}.files"),
-                "an object with the lists create, modify and delete",
-            ));
+            return Err(field(format!("{at}.files"), "an object with the lists create, modify and delete"));
         }
     }
     let count = milestone.files.len() + milestone.refused.len();
     if count > MAX_FILES {
-        return Err(AnswerFault::TooManyFiles {
-            what: format!("milestone {}", index + 1),
-            count,
-        });
+        return Err(AnswerFault::TooManyFiles { what: format!("milestone {}", index + 1), count });
     }
     Ok(milestone)
 }
 
-fn collect(
-    milestone: &mut PlannedMilestone,
-    files: &Map<String, Value>,
-    at: &str,
-) -> Result<(), AnswerFault> {
+fn collect(milestone: &mut PlannedMilestone, files: &Map<String, Value>, at: &str) -> Result<(), AnswerFault> {
     let mut seen = HashSet::new();
-    for (key, change) in [
-        ("create", Change::Create),
-        ("modify", Change::Modify),
-        ("delete", Change::Delete),
-    ] {
+    for (key, change) in [("create", Change::Create), ("modify", Change::Modify), ("delete", Change::Delete)] {
         let list = match files.get(key) {
             None | Some(Value::Null) => continue,
             Some(Value::Array(list)) => list.as_slice(),
@@ -118,9 +86,9 @@ fn collect(
         for (index, entry) in list.iter().enumerate() {
             let path = match entry {
                 Value::String(path) => Some(path.trim().to_owned()),
-                Value::Object(entry) => ["path", "file", "name"]
-                    .iter()
-                    .find_map(|key| entry.get(*key).and_then(text_of)),
+                Value::Object(entry) => {
+                    ["path", "file", "name"].iter().find_map(|key| entry.get(*key).and_then(text_of))
+                }
                 _ => None,
             };
             let path = path.ok_or_else(|| field(format!("{at}.files.{key}[{index}]"), "a path"))?;
@@ -129,10 +97,7 @@ fn collect(
                     milestone.files.push(PlannedFile { path, change });
                 }
                 Err(refused) if seen.insert(path) => {
-                    milestone.refused.push(RefusedFile {
-                        path: refused.path,
-                        reason: refused.reason.to_owned(),
-                    });
+                    milestone.refused.push(RefusedFile { path: refused.path, reason: refused.reason.to_owned() });
                 }
                 Ok(_) | Err(_) => {}
             }
@@ -154,27 +119,12 @@ mod tests {
             .milestones
             .iter()
             .map(|m| {
-                let files: Vec<_> = m
-                    .files
-                    .iter()
-                    .map(|f| format!("{:?} {}", f.change, f.path))
-                    .collect();
+                let files: Vec<_> = m.files.iter().map(|f| format!("{:?} {}", f.change, f.path)).collect();
                 let refused: Vec<_> = m.refused.iter().map(|f| format!("{:?}", f.path)).collect();
-                format!(
-                    "{}: {} [{}] refused [{}]",
-                    m.name,
-                    m.description,
-                    files.join(", "),
-                    refused.join(", ")
-                )
+                format!("{}: {} [{}] refused [{}]", m.name, m.description, files.join(", "), refused.join(", "))
             })
             .collect();
-        Ok(format!(
-            "{} | {:?} | {}",
-            milestones.join("; "),
-            plan.risks,
-            plan.confidence
-        ))
+        Ok(format!("{} | {:?} | {}", milestones.join("; "), plan.risks, plan.confidence))
     }
 
     #[test]
@@ -204,14 +154,8 @@ mod tests {
                 r#"{"milestones": [{"name": "A", "description": null}], "risks": "one", "confidence": "0.75"}"#,
                 r#"A:  [] refused [] | ["one"] | 0.75"#,
             ),
-            (
-                r#"{"milestones": [{"name": "A"}], "confidence": "NaN"}"#,
-                r#"A:  [] refused [] | [] | 0.5"#,
-            ),
-            (
-                r#"{"milestones": [{"name": "A"}], "confidence": null}"#,
-                r#"A:  [] refused [] | [] | 0.5"#,
-            ),
+            (r#"{"milestones": [{"name": "A"}], "confidence": "NaN"}"#, r#"A:  [] refused [] | [] | 0.5"#),
+            (r#"{"milestones": [{"name": "A"}], "confidence": null}"#, r#"A:  [] refused [] | [] | 0.5"#),
             (
                 "Here is the plan:\n```json\n{\"milestones\": [{\"name\": \"A\"}]}\n```\nIt has {one} milestone.",
                 r#"A:  [] refused [] | [] | 0.5"#,
@@ -229,10 +173,7 @@ mod tests {
             (r#"{"milestones": []}"#, no_milestones),
             (r#"{"milestones": null}"#, no_milestones),
             (r#"{"plan": "x"}"#, no_milestones),
-            (
-                r#"{"milestones": {"name": "A"}}"#,
-                "the JSON field milestones must be a list of objects",
-            ),
+            (r#"{"milestones": {"name": "A"}}"#, "the JSON field milestones must be a list of objects"),
             (
                 r#"{"milestones": ["A"]}"#,
                 "the JSON field milestones[0] must be an object with name, description and files",
@@ -262,27 +203,15 @@ mod tests {
     fn with(n_milestones: usize, n_files: usize) -> String {
         let files: Vec<String> = (0..n_files).map(|n| format!("\"f{n}\"")).collect();
         let milestone = format!("{{\"files\": {{\"create\": [{}]}}}}", files.join(","));
-        format!(
-            "{{\"milestones\": [{}]}}",
-            vec![milestone; n_milestones].join(",")
-        )
+        format!("{{\"milestones\": [{}]}}", vec![milestone; n_milestones].join(","))
     }
 
     #[test]
     fn sizes_are_bounded_on_both_sides_of_the_bound() {
         assert_eq!(plan(&with(50, 1)).map(|p| p.milestones.len()), Ok(50));
-        assert_eq!(
-            plan(&with(51, 1)),
-            Err(AnswerFault::TooManyMilestones { count: 51 })
-        );
-        assert_eq!(
-            plan(&with(1, 200)).map(|p| p.milestones[0].files.len()),
-            Ok(200)
-        );
-        let many = AnswerFault::TooManyFiles {
-            what: "milestone 1".to_owned(),
-            count: 201,
-        };
+        assert_eq!(plan(&with(51, 1)), Err(AnswerFault::TooManyMilestones { count: 51 }));
+        assert_eq!(plan(&with(1, 200)).map(|p| p.milestones[0].files.len()), Ok(200));
+        let many = AnswerFault::TooManyFiles { what: "milestone 1".to_owned(), count: 201 };
         assert_eq!(plan(&with(1, 201)), Err(many));
     }
 
@@ -303,35 +232,20 @@ mod tests {
 
     /// JSON values of the kinds that plans are made of.
     fn json() -> impl Strategy<Value = String> {
-        let keys = [
-            "name",
-            "files",
-            "create",
-            "modify",
-            "delete",
-            "path",
-            "description",
-            "risk",
-        ];
+        let keys = ["name", "files", "create", "modify", "delete", "path", "description", "risk"];
         let leaf = prop_oneof![
             Just("null".to_owned()),
             any::<i64>().prop_map(|n| n.to_string()),
-            any::<f64>()
-                .prop_filter("finite", |n| n.is_finite())
-                .prop_map(|n| n.to_string()),
+            any::<f64>().prop_filter("finite", |n| n.is_finite()).prop_map(|n| n.to_string()),
             "[a-z./]{0,8}".prop_map(|s| format!("{s:?}")),
         ];
         leaf.prop_recursive(5, 40, 4, move |inner| {
             prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4)
-                    .prop_map(|v| format!("[{}]", v.join(","))),
-                prop::collection::vec((prop::sample::select(keys.to_vec()), inner), 0..4).prop_map(
-                    |v| {
-                        let fields: Vec<String> =
-                            v.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
-                        format!("{{{}}}", fields.join(","))
-                    }
-                ),
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(","))),
+                prop::collection::vec((prop::sample::select(keys.to_vec()), inner), 0..4).prop_map(|v| {
+                    let fields: Vec<String> = v.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
+                    format!("{{{}}}", fields.join(","))
+                }),
             ]
         })
     }

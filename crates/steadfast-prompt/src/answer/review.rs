@@ -18,22 +18,13 @@ pub fn review(text: &str) -> Result<Review, AnswerFault> {
     let approved = answer.get("approved").and_then(flag);
     let quality = answer.get("code_quality").and_then(number);
     Ok(Review {
-        approved: approved.ok_or(AnswerFault::Field {
-            field: "approved".to_owned(),
-            expected: "true or false",
-        })?,
+        approved: approved.ok_or(AnswerFault::Field { field: "approved".to_owned(), expected: "true or false" })?,
         code_quality: quality
             // Clamped first, so the cast keeps the value.
             .map(|quality| quality.clamp(0.0, 100.0).round() as u8)
-            .ok_or(AnswerFault::Field {
-                field: "code_quality".to_owned(),
-                expected: "a number from 0 to 100",
-            })?,
+            .ok_or(AnswerFault::Field { field: "code_quality".to_owned(), expected: "a number from 0 to 100" })?,
         issues: issues(answer.get("issues")),
-        next_steps: texts(
-            answer.get("next_steps"),
-            &["step", "description", "text", "action"],
-        ),
+        next_steps: texts(answer.get("next_steps"), &["step", "description", "text", "action"]),
     })
 }
 
@@ -42,9 +33,7 @@ fn flag(value: &Value) -> Option<bool> {
         Value::Bool(flag) => Some(*flag),
         Value::String(text) if text.trim().eq_ignore_ascii_case("true") => Some(true),
         Value::String(text) if text.trim().eq_ignore_ascii_case("false") => Some(false),
-        Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-            None
-        }
+        Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
@@ -60,18 +49,10 @@ fn issues(value: Option<&Value>) -> Vec<ReviewIssue> {
 fn issue(value: &Value) -> Option<ReviewIssue> {
     let Value::Object(object) = value else {
         let issue = texts(Some(value), &[]).into_iter().next()?;
-        return Some(ReviewIssue {
-            severity: Severity::Medium,
-            issue,
-            suggestion: String::new(),
-            file: None,
-        });
+        return Some(ReviewIssue { severity: Severity::Medium, issue, suggestion: String::new(), file: None });
     };
     let suggestion = text_at(object, &["suggestion", "fix", "recommendation"]);
-    let issue = text_at(
-        object,
-        &["issue", "description", "message", "title", "problem"],
-    );
+    let issue = text_at(object, &["issue", "description", "message", "title", "problem"]);
     Some(ReviewIssue {
         severity: severity(object),
         issue: issue.or_else(|| suggestion.clone())?,
@@ -81,12 +62,9 @@ fn issue(value: &Value) -> Option<ReviewIssue> {
 }
 
 fn severity(issue: &Map<String, Value>) -> Severity {
-    let word = text_at(issue, &["severity", "level", "priority"])
-        .unwrap_or_default()
-        .to_lowercase();
+    let word = text_at(issue, &["severity", "level", "priority"]).unwrap_or_default().to_lowercase();
     match word.as_str() {
-        "low" | "info" | "minor" | "trivial" | "nit" | "note" | "style" | "cosmetic"
-        | "suggestion" => Severity::Low,
+        "low" | "info" | "minor" | "trivial" | "nit" | "note" | "style" | "cosmetic" | "suggestion" => Severity::Low,
         "high" | "major" | "error" | "severe" => Severity::High,
         "critical" | "blocker" | "blocking" | "fatal" => Severity::Critical,
         _ => Severity::Medium,
@@ -152,31 +130,18 @@ mod tests {
             let text = format!(
                 r#"{{"approved": false, "code_quality": 1, "issues": [{{"issue": "i", "severity": "{word}"}}]}}"#
             );
-            assert_eq!(
-                read(&text).map(|r| r.issues[0].severity),
-                Ok(severity),
-                "{word}"
-            );
+            assert_eq!(read(&text).map(|r| r.issues[0].severity), Ok(severity), "{word}");
         }
     }
 
     #[test]
     fn verdict_and_quality_are_tolerant_but_never_guessed() {
         let quality = |value: &str| {
-            read(&format!(
-                r#"{{"approved": "True", "code_quality": {value}}}"#
-            ))
-            .map(|r| (r.approved, r.code_quality))
+            read(&format!(r#"{{"approved": "True", "code_quality": {value}}}"#)).map(|r| (r.approved, r.code_quality))
         };
-        for (value, expected) in [
-            ("0", 0),
-            ("100", 100),
-            ("101", 100),
-            ("-3", 0),
-            ("49.5", 50),
-            ("\"70\"", 70),
-            ("1e300", 100),
-        ] {
+        for (value, expected) in
+            [("0", 0), ("100", 100), ("101", 100), ("-3", 0), ("49.5", 50), ("\"70\"", 70), ("1e300", 100)]
+        {
             assert_eq!(quality(value), Ok((true, expected)), "{value}");
         }
         let bad_quality = "the JSON field code_quality must be a number from 0 to 100";
@@ -186,17 +151,13 @@ mod tests {
         assert_eq!(read(r#"{"approved": true}"#), Err(bad_quality.to_owned()));
         for approved in ["null", "1", "\"yes\"", "[true]", "{}"] {
             let text = format!(r#"{{"approved": {approved}, "code_quality": 5}}"#);
-            assert_eq!(
-                read(&text),
-                Err("the JSON field approved must be true or false".to_owned()),
-                "{approved}"
-            );
+            assert_eq!(read(&text), Err("the JSON field approved must be true or false".to_owned()), "{approved}");
         }
+        assert_eq!(read(r#"{"code_quality": 5}"#), Err("the JSON field approved must be true or false".to_owned()));
         assert_eq!(
-            read(r#"{"code_quality": 5}"#),
-            Err("the JSON field approved must be true or false".to_owned())
+            read("LGTM"),
+            Err("there is no JSON object in the answer; answer with one JSON object and nothing else".to_owned())
         );
-        assert_eq!(read("LGTM"), Err("there is no JSON object in the answer; answer with one JSON object and nothing else".to_owned()));
     }
 
     proptest! {

@@ -94,15 +94,8 @@ mod tests {
 
     #[test]
     fn tokens_are_a_quarter_of_ascii_and_all_other_characters() {
-        for (text, expected) in [
-            ("", 0),
-            ("a", 1),
-            ("abcd", 1),
-            ("abcde", 2),
-            ("äöü", 3),
-            ("abcd🦀", 2),
-            ("日本語", 3),
-        ] {
+        for (text, expected) in [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2), ("äöü", 3), ("abcd🦀", 2), ("日本語", 3)]
+        {
             assert_eq!(tokens(text), expected, "{text}");
         }
     }
@@ -111,14 +104,8 @@ mod tests {
     fn a_cut_text_keeps_start_and_end_and_says_so() {
         let text: String = (1..=100).map(|n| format!("line {n:03}\n")).collect();
         let cut = without_middle(&text, 60);
-        assert!(
-            cut.starts_with("line 001\n") && cut.ends_with("line 100\n"),
-            "{cut}"
-        );
-        assert!(
-            cut.contains("\n[... 85 lines were cut here for lack of room ...]\n"),
-            "{cut}"
-        );
+        assert!(cut.starts_with("line 001\n") && cut.ends_with("line 100\n"), "{cut}");
+        assert!(cut.contains("\n[... 85 lines were cut here for lack of room ...]\n"), "{cut}");
         assert!(tokens(&cut) <= 60);
         assert_eq!(without_middle(&text, 10_000), text);
         let long = format!("{}\nend\n", "x".repeat(5_000));

@@ -5,8 +5,8 @@ use steadfast_core::ids::RepoPath;
 use super::show;
 use super::template::{Form, Values};
 use super::{
-    CODER_FILE, CODER_FREE, CoderFacts, Feedback, FreeFacts, PLANNER, PlannerFacts, Prompt, REPAIR,
-    REVIEWER, ReviewFacts, SourceFile, Templates, TreeEntry, tokens,
+    CODER_FILE, CODER_FREE, CoderFacts, Feedback, FreeFacts, PLANNER, PlannerFacts, Prompt, REPAIR, REVIEWER,
+    ReviewFacts, SourceFile, Templates, TreeEntry, tokens,
 };
 use crate::fence;
 use crate::idea::Idea;
@@ -20,11 +20,7 @@ impl Templates {
     /// Asks for a plan.
     pub fn planner(&self, facts: &PlannerFacts<'_>) -> Prompt {
         let mut values = with_idea(facts.idea);
-        let checks: String = facts
-            .checks
-            .iter()
-            .map(|check| format!("{check}\n"))
-            .collect();
+        let checks: String = facts.checks.iter().map(|check| format!("{check}\n")).collect();
         if !checks.is_empty() {
             values.set("checks", fence::wrap("text", &checks));
         }
@@ -47,10 +43,7 @@ impl Templates {
             values.set("edits", "yes");
         } else {
             values.set("whole", "yes");
-            values.set(
-                "fence",
-                answer_fence(facts.path, facts.current.unwrap_or("")),
-            );
+            values.set("fence", answer_fence(facts.path, facts.current.unwrap_or("")));
         }
         set_error(&mut values, facts.last_error);
         let mut room = self.room(&CODER_FILE, &values, facts.budget_tokens);
@@ -96,18 +89,10 @@ impl Templates {
     /// The same prompt, with a word on why the answer to it could not be used.
     pub fn repair(&self, prompt: &Prompt, problem: &str) -> Prompt {
         let mut values = Values::default();
-        let problem: String = problem
-            .trim()
-            .trim_end_matches('.')
-            .chars()
-            .take(MAX_PROBLEM_CHARS)
-            .collect();
+        let problem: String = problem.trim().trim_end_matches('.').chars().take(MAX_PROBLEM_CHARS).collect();
         values.set("problem", problem);
         let added = self.render(&REPAIR, &values);
-        Prompt {
-            system: prompt.system.clone(),
-            user: format!("{}\n{}", prompt.user, added.user),
-        }
+        Prompt { system: prompt.system.clone(), user: format!("{}\n{}", prompt.user, added.user) }
     }
 
     /// What is left of the budget when all that must be said is said.
@@ -120,11 +105,8 @@ fn with_idea(idea: &Idea) -> Values {
     let mut values = Values::default();
     values.set("title", idea.title.as_str());
     // Many ideas start with their title as a heading.
-    let text = if idea.body.contains(&idea.title) {
-        idea.body.clone()
-    } else {
-        format!("{}\n\n{}", idea.title, idea.body)
-    };
+    let text =
+        if idea.body.contains(&idea.title) { idea.body.clone() } else { format!("{}\n\n{}", idea.title, idea.body) };
     values.set("idea", fence::wrap("markdown", &text));
     values
 }
@@ -138,12 +120,7 @@ fn set_error(values: &mut Values, error: Option<&str>) {
 
 /// Sets what the last round brought and gives the tokens it takes: at most a quarter of the room for issues, and as much for
 /// the checks, because the files matter more for a fix than the end of a long log.
-fn feedback(
-    values: &mut Values,
-    feedback: Feedback<'_>,
-    path: Option<&RepoPath>,
-    room: usize,
-) -> usize {
+fn feedback(values: &mut Values, feedback: Feedback<'_>, path: Option<&RepoPath>, room: usize) -> usize {
     let issues = show::issues(feedback.issues, path, room / 4);
     let checks = if feedback.checks.iter().all(|check| check.passed) {
         String::new()
@@ -171,15 +148,7 @@ fn tree_and_files(values: &mut Values, tree: &[TreeEntry], files: &[SourceFile],
 /// A fence for the whole file: longer than any run of backticks in it, and one longer than usual for kinds of files that
 /// tend to have fences.
 fn answer_fence(path: &RepoPath, current: &str) -> String {
-    let extension = path
-        .as_str()
-        .rsplit('.')
-        .next()
-        .unwrap_or("")
-        .to_ascii_lowercase();
-    let has_fences = matches!(
-        extension.as_str(),
-        "md" | "markdown" | "mdx" | "qmd" | "rmd"
-    );
+    let extension = path.as_str().rsplit('.').next().unwrap_or("").to_ascii_lowercase();
+    let has_fences = matches!(extension.as_str(), "md" | "markdown" | "mdx" | "qmd" | "rmd");
     fence::long_enough(current, if has_fences { 4 } else { 3 })
 }

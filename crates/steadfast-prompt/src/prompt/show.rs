@@ -38,11 +38,7 @@ fn files(files: &[SourceFile], room: usize) -> (String, Vec<&str>) {
     for source in files {
         let path = source.path.as_str();
         let most = left.min(room.div_ceil(2));
-        let whole = if source.text.len() / 4 > most {
-            None
-        } else {
-            Some(file(&source.path, &source.text))
-        };
+        let whole = if source.text.len() / 4 > most { None } else { Some(file(&source.path, &source.text)) };
         let shown = match whole {
             Some(shown) if tokens(&shown) < most => Some(shown),
             _ => start_of(source, most),
@@ -90,11 +86,7 @@ pub(super) fn left_out(what: &str, names: &[&str], room: usize) -> String {
         }
         list.push_str(&name);
     }
-    if list.is_empty() {
-        list
-    } else {
-        format!("Left out here for lack of room: the {what} {list}.")
-    }
+    if list.is_empty() { list } else { format!("Left out here for lack of room: the {what} {list}.") }
 }
 
 /// How much of a room is kept for [`left_out`], where something must be left out.
@@ -121,14 +113,8 @@ pub(super) fn tree(entries: &[TreeEntry], room: usize) -> String {
     }
     let mut sorted: Vec<&TreeEntry> = entries.iter().collect();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
-    let deepest = sorted
-        .iter()
-        .map(|entry| depth(entry.path.as_str()))
-        .max()
-        .unwrap_or(0);
-    let caps = [usize::MAX, 60, 25, 10]
-        .into_iter()
-        .map(|cap| (deepest, cap));
+    let deepest = sorted.iter().map(|entry| depth(entry.path.as_str())).max().unwrap_or(0);
+    let caps = [usize::MAX, 60, 25, 10].into_iter().map(|cap| (deepest, cap));
     let shallower = (0..deepest).rev().map(|depth| (depth, 10));
     let room = room.saturating_sub(8);
     for (depth, cap) in caps.chain(shallower) {
@@ -137,15 +123,9 @@ pub(super) fn tree(entries: &[TreeEntry], room: usize) -> String {
         }
     }
     // Not even the top level fits: its start, and how many files there are in all.
-    let all: String = sorted
-        .iter()
-        .map(|entry| format!("{} {}\n", entry.path, entry.size))
-        .collect();
+    let all: String = sorted.iter().map(|entry| format!("{} {}\n", entry.path, entry.size)).collect();
     let (start, n_lines) = head(&all, room.saturating_sub(12));
-    fence::wrap(
-        "text",
-        &format!("{start}... and {} more files\n", sorted.len() - n_lines),
-    )
+    fence::wrap("text", &format!("{start}... and {} more files\n", sorted.len() - n_lines))
 }
 
 fn depth(path: &str) -> usize {
@@ -163,10 +143,7 @@ fn listing(sorted: &[&TreeEntry], max_depth: usize, cap: usize, room: usize) -> 
         let path = entry.path.as_str();
         let directory = &path[..path.rfind('/').map_or(0, |at| at + 1)];
         if depth(path) > max_depth {
-            let end = path
-                .match_indices('/')
-                .nth(max_depth)
-                .map_or(path.len(), |(at, _)| at + 1);
+            let end = path.match_indices('/').nth(max_depth).map_or(path.len(), |(at, _)| at + 1);
             *hidden.entry(&path[..end]).or_default() += 1;
             continue;
         }
@@ -185,11 +162,7 @@ fn listing(sorted: &[&TreeEntry], max_depth: usize, cap: usize, room: usize) -> 
     }
     for (directory, count) in merged(hidden, cap) {
         let some = listed.contains_key(directory);
-        let place = if directory.is_empty() {
-            "the root"
-        } else {
-            directory
-        };
+        let place = if directory.is_empty() { "the root" } else { directory };
         let files = if count == 1 { "file" } else { "files" };
         let line = if some {
             format!("... and {count} more {files} in {place}\n")
@@ -201,8 +174,7 @@ fn listing(sorted: &[&TreeEntry], max_depth: usize, cap: usize, room: usize) -> 
             return None;
         }
         // Behind the last line of the directory: '\u{ff}' sorts after what paths usually have.
-        let at =
-            lines.partition_point(|(path, _)| *path < directory || path.starts_with(directory));
+        let at = lines.partition_point(|(path, _)| *path < directory || path.starts_with(directory));
         lines.insert(at, (directory, line));
     }
     Some(lines.into_iter().map(|(_, line)| line).collect())
@@ -210,12 +182,7 @@ fn listing(sorted: &[&TreeEntry], max_depth: usize, cap: usize, room: usize) -> 
 
 /// Counts of more than `cap` directories beside each other become one count of the directory above.
 fn merged(hidden: BTreeMap<&str, usize>, cap: usize) -> BTreeMap<&str, usize> {
-    let above = |directory: &str| {
-        directory
-            .trim_end_matches('/')
-            .rfind('/')
-            .map_or(0, |at| at + 1)
-    };
+    let above = |directory: &str| directory.trim_end_matches('/').rfind('/').map_or(0, |at| at + 1);
     let mut beside: BTreeMap<&str, usize> = BTreeMap::new();
     for directory in hidden.keys() {
         *beside.entry(&directory[..above(directory)]).or_default() += 1;
@@ -224,21 +191,14 @@ fn merged(hidden: BTreeMap<&str, usize>, cap: usize) -> BTreeMap<&str, usize> {
     for (directory, count) in hidden {
         let parent = &directory[..above(directory)];
         let many = beside.get(parent).is_some_and(|n| *n > cap);
-        *counts
-            .entry(if many { parent } else { directory })
-            .or_default() += count;
+        *counts.entry(if many { parent } else { directory }).or_default() += count;
     }
     counts
 }
 
 /// The milestone, in full.
 pub(super) fn milestone(step: Step<'_>) -> String {
-    let mut text = format!(
-        "Step {} of {}: {}\n",
-        step.number,
-        step.plan.milestones.len(),
-        step.milestone.name
-    );
+    let mut text = format!("Step {} of {}: {}\n", step.number, step.plan.milestones.len(), step.milestone.name);
     if !step.milestone.description.is_empty() {
         let _ = writeln!(text, "\n{}", step.milestone.description);
     }
@@ -262,14 +222,8 @@ pub(super) fn outline(step: Step<'_>) -> String {
     if all < 2 {
         return String::new();
     }
-    let (first, last) = if all <= 20 {
-        (1, all)
-    } else {
-        (
-            step.number.saturating_sub(5).max(1),
-            (step.number + 5).min(all),
-        )
-    };
+    let (first, last) =
+        if all <= 20 { (1, all) } else { (step.number.saturating_sub(5).max(1), (step.number + 5).min(all)) };
     let mut text = String::new();
     if first > 1 {
         let _ = writeln!(text, "(steps 1 to {} are done)", first - 1);
@@ -280,11 +234,7 @@ pub(super) fn outline(step: Step<'_>) -> String {
             std::cmp::Ordering::Equal => " (now)",
             std::cmp::Ordering::Greater => "",
         };
-        let _ = writeln!(
-            text,
-            "{number}. {}{state}",
-            step.plan.milestones[number - 1].name
-        );
+        let _ = writeln!(text, "{number}. {}{state}", step.plan.milestones[number - 1].name);
     }
     if last < all {
         let _ = writeln!(text, "(and {} more steps)", all - last);
@@ -299,25 +249,18 @@ pub(super) fn issues(issues: &[ReviewIssue], path: Option<&RepoPath>, room: usiz
     }
     let about = |issue: &ReviewIssue| {
         path.is_some_and(|path| {
-            issue
-                .file
-                .as_deref()
-                .is_some_and(|file| file.trim_start_matches("./") == path.as_str())
+            issue.file.as_deref().is_some_and(|file| file.trim_start_matches("./") == path.as_str())
         })
     };
     let mut sorted: Vec<&ReviewIssue> = issues.iter().collect();
     sorted.sort_by_key(|issue| (!about(issue), std::cmp::Reverse(issue.severity)));
     let mut text = String::new();
     for issue in sorted {
-        let file = issue.file.as_deref().map_or(String::new(), |file| {
-            format!("{}: ", one_paragraph(file).trim_start_matches("./"))
-        });
-        let _ = writeln!(
-            text,
-            "- [{}] {file}{}",
-            issue.severity.as_str(),
-            one_paragraph(&issue.issue)
-        );
+        let file = issue
+            .file
+            .as_deref()
+            .map_or(String::new(), |file| format!("{}: ", one_paragraph(file).trim_start_matches("./")));
+        let _ = writeln!(text, "- [{}] {file}{}", issue.severity.as_str(), one_paragraph(&issue.issue));
         if !issue.suggestion.is_empty() && issue.suggestion != issue.issue {
             let _ = writeln!(text, "  Suggestion: {}", one_paragraph(&issue.suggestion));
         }
@@ -331,16 +274,7 @@ fn one_paragraph(text: &str) -> String {
 
 /// What the checks said: of a check that passed only that. Nothing when there are none.
 pub(super) fn checks(checks: &[CheckOutcome<'_>], room: usize) -> String {
-    let wants: Vec<usize> = checks
-        .iter()
-        .map(|check| {
-            if check.passed {
-                0
-            } else {
-                tokens(check.output)
-            }
-        })
-        .collect();
+    let wants: Vec<usize> = checks.iter().map(|check| if check.passed { 0 } else { tokens(check.output) }).collect();
     let shares = shares(&wants, room);
     let mut text = String::new();
     for (check, share) in checks.iter().zip(shares) {
@@ -348,38 +282,18 @@ pub(super) fn checks(checks: &[CheckOutcome<'_>], room: usize) -> String {
         let _ = writeln!(text, "{}: {verdict}", one_paragraph(check.command));
         let output = check.output.trim();
         if !check.passed {
-            let output = if output.is_empty() {
-                "(no output)".to_owned()
-            } else {
-                without_middle(output, share)
-            };
+            let output = if output.is_empty() { "(no output)".to_owned() } else { without_middle(output, share) };
             let _ = writeln!(text, "{output}\n");
         }
     }
-    if text.is_empty() {
-        text
-    } else {
-        fence::wrap("text", &format!("{}\n", text.trim_end()))
-    }
+    if text.is_empty() { text } else { fence::wrap("text", &format!("{}\n", text.trim_end())) }
 }
 
 /// Files that a milestone lacks. Nothing when there are none.
 pub(super) fn failed_files(files: &[FailedFile<'_>]) -> String {
-    let lines: String = files
-        .iter()
-        .map(|file| {
-            format!(
-                "- {}: {}\n",
-                one_paragraph(file.path),
-                one_paragraph(file.reason)
-            )
-        })
-        .collect();
-    if lines.is_empty() {
-        lines
-    } else {
-        fence::wrap("text", &lines)
-    }
+    let lines: String =
+        files.iter().map(|file| format!("- {}: {}\n", one_paragraph(file.path), one_paragraph(file.reason))).collect();
+    if lines.is_empty() { lines } else { fence::wrap("text", &lines) }
 }
 
 /// A diff; where it does not fit, each file's part gets a fair share of the room, and the names of the parts that were cut
@@ -397,10 +311,7 @@ pub(super) fn diff(diff: &str, room: usize) -> (String, Vec<&str>) {
     let wants: Vec<usize> = parts.iter().map(|part| tokens(part)).collect();
     let mut cut = Vec::new();
     let mut text = String::new();
-    for (part, (share, want)) in parts
-        .iter()
-        .zip(shares(&wants, room).into_iter().zip(wants))
-    {
+    for (part, (share, want)) in parts.iter().zip(shares(&wants, room).into_iter().zip(wants)) {
         if share < want {
             cut.push(name_of(part));
         }
@@ -414,19 +325,12 @@ pub(super) fn diff(diff: &str, room: usize) -> (String, Vec<&str>) {
 
 fn parts_of(diff: &str) -> Vec<&str> {
     let mark = "diff --git ";
-    let mut starts: Vec<usize> = diff
-        .match_indices("\ndiff --git ")
-        .map(|(at, _)| at + 1)
-        .collect();
+    let mut starts: Vec<usize> = diff.match_indices("\ndiff --git ").map(|(at, _)| at + 1).collect();
     if diff.starts_with(mark) || starts.is_empty() {
         starts.insert(0, 0);
     }
     let ends = starts.iter().skip(1).copied().chain([diff.len()]);
-    let parts: Vec<&str> = starts
-        .iter()
-        .zip(ends)
-        .map(|(start, end)| &diff[*start..end])
-        .collect();
+    let parts: Vec<&str> = starts.iter().zip(ends).map(|(start, end)| &diff[*start..end]).collect();
     parts
 }
 

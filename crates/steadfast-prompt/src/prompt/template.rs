@@ -54,9 +54,7 @@ pub enum TemplateError {
         mark: String,
     },
     /// A part is opened and never closed.
-    #[error(
-        "{file}, line {line}: the part {name:?} that opens here is never closed with {{{{/{name}}}}}"
-    )]
+    #[error("{file}, line {line}: the part {name:?} that opens here is never closed with {{{{/{name}}}}}")]
     Unclosed {
         /// The prompt file.
         file: &'static str,
@@ -79,11 +77,7 @@ pub(super) struct Form {
 
 impl Form {
     fn known(&self, name: &str) -> Option<&'static str> {
-        self.required
-            .iter()
-            .chain(self.optional)
-            .copied()
-            .find(|known| *known == name)
+        self.required.iter().chain(self.optional).copied().find(|known| *known == name)
     }
 
     fn nearest(&self, name: &str) -> &'static str {
@@ -93,9 +87,7 @@ impl Form {
 
 pub(super) fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> &'static str {
     let name = name.to_lowercase();
-    known
-        .min_by_key(|known| strsim::osa_distance(&name, known))
-        .unwrap_or("")
+    known.min_by_key(|known| strsim::osa_distance(&name, known)).unwrap_or("")
 }
 
 /// The values of one prompt. What is not there is empty.
@@ -110,10 +102,7 @@ impl Values {
     }
 
     fn get(&self, name: &str) -> &str {
-        self.0
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map_or("", |(_, value)| value.as_str())
+        self.0.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value.as_str())
     }
 }
 
@@ -139,14 +128,7 @@ pub(super) struct Template {
 
 impl Template {
     pub(super) fn parse(form: &Form, text: &str) -> Result<Self, TemplateError> {
-        Parser {
-            form,
-            parts: [None, None],
-            at: None,
-            open: None,
-            used: Vec::new(),
-        }
-        .parse(text)
+        Parser { form, parts: [None, None], at: None, open: None, used: Vec::new() }.parse(text)
     }
 
     /// System and user text.
@@ -158,10 +140,7 @@ impl Template {
 fn render(sections: &[Section], values: &Values) -> String {
     let mut text = String::new();
     for section in sections {
-        if section
-            .when
-            .is_some_and(|(name, there)| values.get(name).is_empty() == there)
-        {
+        if section.when.is_some_and(|(name, there)| values.get(name).is_empty() == there) {
             continue;
         }
         for piece in &section.pieces {
@@ -173,11 +152,7 @@ fn render(sections: &[Section], values: &Values) -> String {
         }
     }
     let text = text.trim_matches('\n');
-    if text.is_empty() {
-        String::new()
-    } else {
-        format!("{text}\n")
-    }
+    if text.is_empty() { String::new() } else { format!("{text}\n") }
 }
 
 const SYSTEM: usize = 0;
@@ -201,12 +176,7 @@ impl Parser<'_> {
         }
         self.check_closed()?;
         let file = self.form.file;
-        if let Some(name) = self
-            .form
-            .required
-            .iter()
-            .find(|name| !self.used.contains(name))
-        {
+        if let Some(name) = self.form.required.iter().find(|name| !self.used.contains(name)) {
             return Err(TemplateError::MissingValue { file, name });
         }
         let [system, user] = self.parts;
@@ -222,11 +192,7 @@ impl Parser<'_> {
 
     fn check_closed(&self) -> Result<(), TemplateError> {
         match self.open {
-            Some((line, name)) => Err(TemplateError::Unclosed {
-                file: self.form.file,
-                line,
-                name: name.to_owned(),
-            }),
+            Some((line, name)) => Err(TemplateError::Unclosed { file: self.form.file, line, name: name.to_owned() }),
             None => Ok(()),
         }
     }
@@ -243,23 +209,14 @@ impl Parser<'_> {
             if self.parts[part].is_some() || (part == SYSTEM && !self.form.has_system) {
                 return Err(self.misplaced(number, mark));
             }
-            self.parts[part] = Some(vec![Section {
-                when: None,
-                pieces: Vec::new(),
-            }]);
+            self.parts[part] = Some(vec![Section { when: None, pieces: Vec::new() }]);
             self.at = Some(part);
             return Ok(());
         }
         let Some(part) = self.at else { return Ok(()) };
-        let inner = mark
-            .strip_prefix("{{")
-            .and_then(|rest| rest.strip_suffix("}}"))
-            .map(str::trim);
+        let inner = mark.strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")).map(str::trim);
         let command = inner.and_then(|inner| {
-            let sign = inner
-                .chars()
-                .next()
-                .filter(|sign| matches!(sign, '#' | '^' | '/'))?;
+            let sign = inner.chars().next().filter(|sign| matches!(sign, '#' | '^' | '/'))?;
             Some((sign, inner[1..].trim()))
         });
         let sections = self.parts[part].get_or_insert_default();
@@ -270,10 +227,7 @@ impl Parser<'_> {
                 }
                 let name = self.known(number, name)?;
                 self.open = Some((number, name));
-                let section = Section {
-                    when: Some((name, sign == '#')),
-                    pieces: Vec::new(),
-                };
+                let section = Section { when: Some((name, sign == '#')), pieces: Vec::new() };
                 self.parts[part].get_or_insert_default().push(section);
             }
             Some((_, name)) => {
@@ -281,10 +235,7 @@ impl Parser<'_> {
                     return Err(self.misplaced(number, mark));
                 }
                 self.open = None;
-                sections.push(Section {
-                    when: None,
-                    pieces: Vec::new(),
-                });
+                sections.push(Section { when: None, pieces: Vec::new() });
             }
             None => {
                 let pieces = self.pieces(number, line)?;
@@ -297,22 +248,16 @@ impl Parser<'_> {
     }
 
     fn misplaced(&self, line: usize, mark: &str) -> TemplateError {
-        TemplateError::Misplaced {
-            file: self.form.file,
-            line,
-            mark: mark.chars().take(80).collect(),
-        }
+        TemplateError::Misplaced { file: self.form.file, line, mark: mark.chars().take(80).collect() }
     }
 
     fn known(&self, line: usize, name: &str) -> Result<&'static str, TemplateError> {
-        self.form
-            .known(name)
-            .ok_or_else(|| TemplateError::UnknownValue {
-                file: self.form.file,
-                line,
-                name: name.chars().take(80).collect(),
-                nearest: self.form.nearest(name),
-            })
+        self.form.known(name).ok_or_else(|| TemplateError::UnknownValue {
+            file: self.form.file,
+            line,
+            name: name.chars().take(80).collect(),
+            nearest: self.form.nearest(name),
+        })
     }
 
     fn pieces(&mut self, number: usize, line: &str) -> Result<Vec<Piece>, TemplateError> {
@@ -321,13 +266,10 @@ impl Parser<'_> {
         let mut text = String::new();
         while let Some((before, after)) = rest.split_once("{{") {
             text.push_str(before);
-            let place = after
-                .split_once("}}")
-                .map(|(name, tail)| (name.trim(), tail))
-                .filter(|(name, _)| {
-                    let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
-                    !name.is_empty() && name.chars().all(word)
-                });
+            let place = after.split_once("}}").map(|(name, tail)| (name.trim(), tail)).filter(|(name, _)| {
+                let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+                !name.is_empty() && name.chars().all(word)
+            });
             if let Some((name, tail)) = place {
                 let name = self.known(number, name)?;
                 self.used.push(name);
@@ -353,12 +295,7 @@ mod tests {
 
     use super::*;
 
-    const FORM: Form = Form {
-        file: "x.md",
-        has_system: true,
-        required: &["idea"],
-        optional: &["tree", "last_error"],
-    };
+    const FORM: Form = Form { file: "x.md", has_system: true, required: &["idea"], optional: &["tree", "last_error"] };
 
     fn render(text: &str, values: &[(&'static str, &str)]) -> (String, String) {
         let mut all = Values::default();
@@ -373,10 +310,7 @@ mod tests {
         let text = "for people {{what}}\n<!-- system -->\n\nS {\"a\": {{}}} {{ idea }}\n\n<!-- user -->\n{{idea}}!\n{{#tree}}\nT: {{tree}}\n{{/tree}}\n{{^tree}}\nno tree\n{{/tree}}\nend";
         assert_eq!(
             render(text, &[("idea", "{{tree}}\n"), ("tree", "t\n\n")]),
-            (
-                "S {\"a\": {{}}} {{tree}}\n".to_owned(),
-                "{{tree}}!\nT: t\nend\n".to_owned()
-            )
+            ("S {\"a\": {{}}} {{tree}}\n".to_owned(), "{{tree}}!\nT: t\nend\n".to_owned())
         );
         assert_eq!(render(text, &[("idea", "i")]).1, "i!\nno tree\nend\n");
     }
@@ -384,19 +318,10 @@ mod tests {
     #[test]
     fn a_bad_text_says_what_and_where() {
         let cases = [
-            (
-                "<!-- user -->\n{{idea}}",
-                "x.md: there is no line '<!-- system -->' that starts this part",
-            ),
-            (
-                "<!-- system -->\n{{idea}}",
-                "x.md: there is no line '<!-- user -->' that starts this part",
-            ),
+            ("<!-- user -->\n{{idea}}", "x.md: there is no line '<!-- system -->' that starts this part"),
+            ("<!-- system -->\n{{idea}}", "x.md: there is no line '<!-- user -->' that starts this part"),
             ("{{idea}}", "x.md: the value {{idea}} must be used in it"),
-            (
-                "<!-- system -->\n<!-- user -->\n{{#idea}}\n{{/idea}}",
-                "x.md: the value {{idea}} must be used in it",
-            ),
+            ("<!-- system -->\n<!-- user -->\n{{#idea}}\n{{/idea}}", "x.md: the value {{idea}} must be used in it"),
             (
                 "<!-- system -->\n<!-- user -->\n{{idae}}",
                 "x.md, line 3: there is no value \"idae\" here; did you mean \"idea\"?",
@@ -405,33 +330,17 @@ mod tests {
                 "<!-- system -->\n{{#Lasterror}}",
                 "x.md, line 2: there is no value \"Lasterror\" here; did you mean \"last_error\"?",
             ),
-            (
-                "<!-- system -->\n<!-- system -->",
-                "x.md, line 2: the mark \"<!-- system -->\" does not belong here",
-            ),
-            (
-                "<!-- system -->\n{{/idea}}",
-                "x.md, line 2: the mark \"{{/idea}}\" does not belong here",
-            ),
-            (
-                "<!-- system -->\n{{#idea}}\n{{#tree}}",
-                "x.md, line 3: the mark \"{{#tree}}\" does not belong here",
-            ),
-            (
-                "<!-- system -->\n{{#idea}}\n{{/tree}}",
-                "x.md, line 3: the mark \"{{/tree}}\" does not belong here",
-            ),
+            ("<!-- system -->\n<!-- system -->", "x.md, line 2: the mark \"<!-- system -->\" does not belong here"),
+            ("<!-- system -->\n{{/idea}}", "x.md, line 2: the mark \"{{/idea}}\" does not belong here"),
+            ("<!-- system -->\n{{#idea}}\n{{#tree}}", "x.md, line 3: the mark \"{{#tree}}\" does not belong here"),
+            ("<!-- system -->\n{{#idea}}\n{{/tree}}", "x.md, line 3: the mark \"{{/tree}}\" does not belong here"),
             (
                 "<!-- system -->\n{{#idea}}\n<!-- user -->",
                 "x.md, line 2: the part \"idea\" that opens here is never closed with {{/idea}}",
             ),
         ];
         for (text, expected) in cases {
-            assert_eq!(
-                Template::parse(&FORM, text).map_err(|e| e.to_string()),
-                Err(expected.to_owned()),
-                "{text:?}"
-            );
+            assert_eq!(Template::parse(&FORM, text).map_err(|e| e.to_string()), Err(expected.to_owned()), "{text:?}");
         }
     }
 

@@ -52,13 +52,7 @@ impl Language {
 /// The first bracket that does not match; `None` also for a language that is not known and on any doubt.
 pub(super) fn problem(extension: &str, text: &str) -> Option<String> {
     let language = Language::of(extension)?;
-    let mut scan = Scan {
-        text: text.as_bytes(),
-        at: 0,
-        language,
-        is_doubtful: false,
-        depth: 0,
-    };
+    let mut scan = Scan { text: text.as_bytes(), at: 0, language, is_doubtful: false, depth: 0 };
     if language == Language::Php {
         scan.skip_html();
     }
@@ -66,25 +60,11 @@ pub(super) fn problem(extension: &str, text: &str) -> Option<String> {
     if scan.is_doubtful {
         return None;
     }
-    let line = |at: usize| {
-        text.as_bytes()[..at]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1
-    };
+    let line = |at: usize| text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
     Some(match found {
-        Mismatch::NeverClosed(at) => format!(
-            "'{}' in line {} is never closed",
-            text.as_bytes()[at] as char,
-            line(at)
-        ),
+        Mismatch::NeverClosed(at) => format!("'{}' in line {} is never closed", text.as_bytes()[at] as char, line(at)),
         Mismatch::NeverOpened(at) => {
-            format!(
-                "'{}' in line {} closes nothing",
-                text.as_bytes()[at] as char,
-                line(at)
-            )
+            format!("'{}' in line {} closes nothing", text.as_bytes()[at] as char, line(at))
         }
         Mismatch::Wrong { open, close } => format!(
             "'{}' in line {} is closed by '{}' in line {}",
@@ -93,10 +73,7 @@ pub(super) fn problem(extension: &str, text: &str) -> Option<String> {
             text.as_bytes()[close] as char,
             line(close)
         ),
-        Mismatch::CommentOrString(at) => format!(
-            "a comment or string that begins in line {} never ends",
-            line(at)
-        ),
+        Mismatch::CommentOrString(at) => format!("a comment or string that begins in line {} never ends", line(at)),
     })
 }
 
@@ -131,10 +108,7 @@ impl Scan<'_> {
     }
 
     fn count_hashes(&self, ahead: usize) -> usize {
-        self.rest_from(ahead)
-            .iter()
-            .take_while(|b| **b == b'#')
-            .count()
+        self.rest_from(ahead).iter().take_while(|b| **b == b'#').count()
     }
 
     fn peek(&self, ahead: usize) -> u8 {
@@ -151,10 +125,7 @@ impl Scan<'_> {
 
     /// Moves behind the next `what`; to the end, and `false`, when there is none.
     fn skip_past(&mut self, what: &[u8]) -> bool {
-        let found = self
-            .rest()
-            .windows(what.len())
-            .position(|window| window == what);
+        let found = self.rest().windows(what.len()).position(|window| window == what);
         self.at = found.map_or(self.text.len(), |offset| self.at + offset + what.len());
         found.is_some()
     }
@@ -178,16 +149,9 @@ impl Scan<'_> {
             match byte {
                 b'(' | b'[' | b'{' => open.push(start),
                 b')' | b']' | b'}' => match open.pop() {
-                    Some(at)
-                        if matches!(
-                            (self.text[at], byte),
-                            (b'(', b')') | (b'[', b']') | (b'{', b'}')
-                        ) => {}
+                    Some(at) if matches!((self.text[at], byte), (b'(', b')') | (b'[', b']') | (b'{', b'}')) => {}
                     Some(at) => {
-                        return Err(Mismatch::Wrong {
-                            open: at,
-                            close: start,
-                        });
+                        return Err(Mismatch::Wrong { open: at, close: start });
                     }
                     None if end == Some(byte) => return Ok(()),
                     None => return Err(Mismatch::NeverOpened(start)),
@@ -236,9 +200,7 @@ impl Scan<'_> {
             }
             return Ok(true);
         }
-        if matches!(language, Language::C | Language::Cpp)
-            && (self.sees(b"#else") || self.sees(b"#elif"))
-        {
+        if matches!(language, Language::C | Language::Cpp) && (self.sees(b"#else") || self.sees(b"#elif")) {
             // Each branch may open the same bracket once.
             self.is_doubtful = true;
         }
@@ -314,19 +276,12 @@ impl Scan<'_> {
     }
 
     /// A literal from one quote to the next. A line that ends inside one that may not do that is a doubt.
-    fn quoted(
-        &mut self,
-        quote: u8,
-        many_lines: bool,
-        interpolation: Option<&[u8]>,
-    ) -> Result<(), Mismatch> {
+    fn quoted(&mut self, quote: u8, many_lines: bool, interpolation: Option<&[u8]>) -> Result<(), Mismatch> {
         let start = self.at;
         self.at += 1;
         while !self.is_at_end() {
             match self.peek(0) {
-                _ if interpolation.is_some_and(|begin| self.sees(begin)) => {
-                    self.interpolated(interpolation)?
-                }
+                _ if interpolation.is_some_and(|begin| self.sees(begin)) => self.interpolated(interpolation)?,
                 b'\\' => self.at += 2,
                 b'\n' if !many_lines => {
                     self.is_doubtful = true;
@@ -348,11 +303,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn triple_quoted(
-        &mut self,
-        triple: &[u8],
-        interpolation: Option<&[u8]>,
-    ) -> Result<(), Mismatch> {
+    fn triple_quoted(&mut self, triple: &[u8], interpolation: Option<&[u8]>) -> Result<(), Mismatch> {
         let start = self.at;
         self.at += 3;
         while !self.is_at_end() {
@@ -365,9 +316,7 @@ impl Scan<'_> {
                 return Ok(());
             }
             match self.peek(0) {
-                _ if interpolation.is_some_and(|begin| self.sees(begin)) => {
-                    self.interpolated(interpolation)?
-                }
+                _ if interpolation.is_some_and(|begin| self.sees(begin)) => self.interpolated(interpolation)?,
                 // Kotlin's are raw.
                 b'\\' if self.language != Language::Kotlin => self.at += 2,
                 _ => self.at += 1,
@@ -393,11 +342,7 @@ impl Scan<'_> {
     fn until(&mut self, end: &[u8]) -> Result<(), Mismatch> {
         let start = self.at;
         self.at += 1;
-        if self.skip_past(end) {
-            Ok(())
-        } else {
-            Err(Mismatch::CommentOrString(start))
-        }
+        if self.skip_past(end) { Ok(()) } else { Err(Mismatch::CommentOrString(start)) }
     }
 
     /// `r"…"`, `r#"…"#`, `br#"…"#`, `cr"…"`.
@@ -413,11 +358,7 @@ impl Scan<'_> {
         let end = [b"\"".as_slice(), &b"#".repeat(n_hashes)].concat();
         let start = self.at;
         self.at += prefix + n_hashes + 1;
-        if self.skip_past(&end) {
-            Ok(true)
-        } else {
-            Err(Mismatch::CommentOrString(start))
-        }
+        if self.skip_past(&end) { Ok(true) } else { Err(Mismatch::CommentOrString(start)) }
     }
 
     /// A lifetime, a label or a character.
@@ -439,23 +380,13 @@ impl Scan<'_> {
     /// `R"mark(…)mark"`.
     fn cpp_raw_string(&mut self) -> Result<bool, Mismatch> {
         let start = self.at;
-        let mark: Vec<u8> = self
-            .rest_from(2)
-            .iter()
-            .take(17)
-            .take_while(|b| **b != b'(')
-            .copied()
-            .collect();
+        let mark: Vec<u8> = self.rest_from(2).iter().take(17).take_while(|b| **b != b'(').copied().collect();
         if mark.len() > 16 {
             return Ok(false);
         }
         let end = [b")".as_slice(), &mark, b"\""].concat();
         self.at += 2 + mark.len();
-        if self.skip_past(&end) {
-            Ok(true)
-        } else {
-            Err(Mismatch::CommentOrString(start))
-        }
+        if self.skip_past(&end) { Ok(true) } else { Err(Mismatch::CommentOrString(start)) }
     }
 
     /// `#"…"#`, with any number of `#`; three quotes are covered as well. What is interpolated in it is skipped with it.
@@ -467,35 +398,20 @@ impl Scan<'_> {
         }
         self.at += n_hashes + 1;
         let end = [b"\"".as_slice(), &b"#".repeat(n_hashes)].concat();
-        if self.skip_past(&end) {
-            Ok(true)
-        } else {
-            Err(Mismatch::CommentOrString(start))
-        }
+        if self.skip_past(&end) { Ok(true) } else { Err(Mismatch::CommentOrString(start)) }
     }
 
     /// `<<<MARK`, `<<<"MARK"`, `<<<'MARK'` up to a line that begins with the mark.
     fn php_heredoc(&mut self) -> Result<bool, Mismatch> {
         let start = self.at;
         let rest = self.rest_from(3);
-        let lead = rest
-            .iter()
-            .take_while(|b| matches!(b, b' ' | b'"' | b'\''))
-            .count();
-        let mark: Vec<u8> = rest[lead..]
-            .iter()
-            .take_while(|b| is_word(**b))
-            .copied()
-            .collect();
+        let lead = rest.iter().take_while(|b| matches!(b, b' ' | b'"' | b'\'')).count();
+        let mark: Vec<u8> = rest[lead..].iter().take_while(|b| is_word(**b)).copied().collect();
         if mark.is_empty() {
             return Ok(false);
         }
         while self.skip_past(b"\n") {
-            let blank = self
-                .rest()
-                .iter()
-                .take_while(|b| matches!(b, b' ' | b'\t'))
-                .count();
+            let blank = self.rest().iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
             let line = self.rest_from(blank);
             if line.starts_with(&mark) && !is_word(line.get(mark.len()).copied().unwrap_or(0)) {
                 self.at += blank + mark.len();
@@ -548,10 +464,7 @@ impl Scan<'_> {
     /// Whether the word before this place is one after which a value follows.
     fn follows_keyword(&self) -> bool {
         let text = self.text[..self.at].trim_ascii_end();
-        let start = text
-            .iter()
-            .rposition(|b| !is_word(*b))
-            .map_or(0, |at| at + 1);
+        let start = text.iter().rposition(|b| !is_word(*b)).map_or(0, |at| at + 1);
         let words: [&[u8]; 13] = [
             b"return",
             b"typeof",

@@ -14,9 +14,7 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> Self {
-        let fixture = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
+        let fixture = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(fixture.top()).unwrap();
         fixture.git(&["init", "-q", "-b", "main"]);
         fixture.write("README.md", "# Sample\n");
@@ -59,20 +57,14 @@ impl Fixture {
     }
 
     pub(crate) fn worktree(&self, repository: &Repository) -> Worktree {
-        repository
-            .add_worktree(&self.path("worktrees/s1"), "steadfast/x", &self.head())
-            .unwrap()
+        repository.add_worktree(&self.path("worktrees/s1"), "steadfast/x", &self.head()).unwrap()
     }
 
     /// Everything that must not change in the user's checkout: HEAD, index and files.
     pub(crate) fn checkout_state(&self) -> (Vec<u8>, Vec<u8>, String) {
         let git_dir = self.top().join(".git");
         let files = self.git(&["status", "--porcelain", "--ignored"]);
-        (
-            fs::read(git_dir.join("HEAD")).unwrap(),
-            fs::read(git_dir.join("index")).unwrap(),
-            files,
-        )
+        (fs::read(git_dir.join("HEAD")).unwrap(), fs::read(git_dir.join("index")).unwrap(), files)
     }
 }
 
@@ -80,14 +72,7 @@ impl Fixture {
 pub(crate) fn git(dir: &Path, arguments: &[&str]) -> String {
     let output = Command::new("git")
         .current_dir(dir)
-        .args([
-            "-c",
-            "user.name=Ada",
-            "-c",
-            "user.email=ada@example.org",
-            "-c",
-            "protocol.file.allow=always",
-        ])
+        .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "protocol.file.allow=always"])
         .args(arguments)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -95,10 +80,7 @@ pub(crate) fn git(dir: &Path, arguments: &[&str]) -> String {
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "git {arguments:?}: {error}");
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .trim_end()
-        .to_owned()
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 pub(crate) fn path(text: &str) -> RepoPath {

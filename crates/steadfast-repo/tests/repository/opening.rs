@@ -26,13 +26,8 @@ fn what_is_no_usable_repository_is_refused_with_the_reason() {
     fixture.git(&["clone", "-q", "--bare", ".", "../bare"]);
     assert!(matches!(open("bare"), RepoError::Bare { .. }));
     fs::create_dir(fixture.path("sha256")).unwrap();
-    git(
-        &fixture.path("sha256"),
-        &["init", "-q", "--object-format=sha256"],
-    );
-    let RepoError::UnsupportedFormat { format, .. } = open("sha256") else {
-        panic!("opened")
-    };
+    git(&fixture.path("sha256"), &["init", "-q", "--object-format=sha256"]);
+    let RepoError::UnsupportedFormat { format, .. } = open("sha256") else { panic!("opened") };
     assert_eq!(format, "extensions.objectformat = sha256");
 }
 
@@ -46,10 +41,7 @@ fn a_repository_of_another_user_is_refused_with_what_to_do() {
         }
     }
     let refused = Repository::open(&fixture.top()).unwrap_err();
-    assert!(
-        matches!(refused, RepoError::UnsafeOwner { .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, RepoError::UnsafeOwner { .. }), "{refused:?}");
     assert!(refused.to_string().contains("safe.directory"));
 }
 
@@ -58,16 +50,7 @@ fn linked_worktrees_submodules_and_a_linked_git_folder_can_be_worked_in() {
     let fixture = Fixture::new();
     fixture.git(&["worktree", "add", "-q", "../linked", "-b", "side"]);
     fixture.git(&["clone", "-q", ".", "../outer"]);
-    git(
-        &fixture.path("outer"),
-        &[
-            "submodule",
-            "--quiet",
-            "add",
-            fixture.top().to_str().unwrap(),
-            "inner",
-        ],
-    );
+    git(&fixture.path("outer"), &["submodule", "--quiet", "add", fixture.top().to_str().unwrap(), "inner"]);
     fixture.git(&["clone", "-q", ".", "../moved"]);
     fs::rename(fixture.path("moved/.git"), fixture.path("moved-git")).unwrap();
     symlink(fixture.path("moved-git"), fixture.path("moved/.git")).unwrap();
@@ -76,19 +59,9 @@ fn linked_worktrees_submodules_and_a_linked_git_folder_can_be_worked_in() {
         let repository = Repository::open(&top).unwrap();
         assert_eq!(repository.top(), top, "{name}");
         let head = repository.head().unwrap();
-        let worktree = repository
-            .add_worktree(&fixture.path(&format!("w/{name}")), "steadfast/x", &head)
-            .unwrap();
-        assert_eq!(
-            git(worktree.dir(), &["status", "--porcelain", "--branch"]),
-            "## steadfast/x",
-            "{name}"
-        );
-        assert_eq!(
-            worktree.read(&path("src/b.js"), 100).unwrap().unwrap(),
-            "const c = 3;\n",
-            "{name}"
-        );
+        let worktree = repository.add_worktree(&fixture.path(&format!("w/{name}")), "steadfast/x", &head).unwrap();
+        assert_eq!(git(worktree.dir(), &["status", "--porcelain", "--branch"]), "## steadfast/x", "{name}");
+        assert_eq!(worktree.read(&path("src/b.js"), 100).unwrap().unwrap(), "const c = 3;\n", "{name}");
         repository.remove_worktree(worktree.dir()).unwrap();
         git(&top, &["fsck", "--strict"]);
     }
@@ -99,11 +72,7 @@ fn nothing_of_a_hostile_configuration_is_run() {
     let fixture = Fixture::new();
     let trap = fixture.path("trap");
     let script = fixture.path("trap.sh");
-    fs::write(
-        &script,
-        format!("#!/bin/sh\ntouch {}\ncat\n", trap.display()),
-    )
-    .unwrap();
+    fs::write(&script, format!("#!/bin/sh\ntouch {}\ncat\n", trap.display())).unwrap();
     fixture.git(&["update-index", "--chmod=+x", "run.sh"]);
     git(&fixture.path("."), &["-C", "repo", "status"]);
     let command = format!("sh {}", script.display());
@@ -118,25 +87,11 @@ fn nothing_of_a_hostile_configuration_is_run() {
     ] {
         fixture.git(&["config", key, &command]);
     }
-    for (key, value) in [
-        ("commit.gpgsign", "true"),
-        ("filter.evil.required", "true"),
-        ("core.autocrlf", "true"),
-    ] {
+    for (key, value) in [("commit.gpgsign", "true"), ("filter.evil.required", "true"), ("core.autocrlf", "true")] {
         fixture.git(&["config", key, value]);
     }
-    fs::write(
-        fixture.top().join(".git/info/attributes"),
-        "* filter=evil\n",
-    )
-    .unwrap();
-    for hook in [
-        "post-checkout",
-        "pre-commit",
-        "reference-transaction",
-        "post-commit",
-        "post-index-change",
-    ] {
+    fs::write(fixture.top().join(".git/info/attributes"), "* filter=evil\n").unwrap();
+    for hook in ["post-checkout", "pre-commit", "reference-transaction", "post-commit", "post-index-change"] {
         let file = fixture.top().join(".git/hooks").join(hook);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::copy(&script, &file).unwrap();
@@ -145,24 +100,17 @@ fn nothing_of_a_hostile_configuration_is_run() {
     fs::remove_file(&trap).ok();
     let repository = fixture.open();
     let head = repository.head().unwrap();
-    let worktree = repository
-        .add_worktree(&fixture.path("w"), "steadfast/x", &head)
-        .unwrap();
+    let worktree = repository.add_worktree(&fixture.path("w"), "steadfast/x", &head).unwrap();
     worktree.write(&path("src/a.js"), b"new\n").unwrap();
     worktree.diff(&head, &[path("src/a.js")], 3, 1_000).unwrap();
     let change = [crate::fixture::write("src/a.js", "new\n")];
-    let next = repository
-        .commit_files(&head, &change, "m", &repository.identity(), 0)
-        .unwrap();
+    let next = repository.commit_files(&head, &change, "m", &repository.identity(), 0).unwrap();
     repository.advance("steadfast/x", &head, &next).unwrap();
     worktree.sync_index(&next).unwrap();
     worktree.reset_to(&next).unwrap();
     assert!(!trap.exists());
     // Contents are those of the commit, whatever core.autocrlf wants.
-    assert_eq!(
-        worktree.read(&path("src/b.js"), 100).unwrap().unwrap(),
-        "const c = 3;\n"
-    );
+    assert_eq!(worktree.read(&path("src/b.js"), 100).unwrap().unwrap(), "const c = 3;\n");
 }
 
 #[test]
@@ -171,18 +119,12 @@ fn the_identity_is_the_configured_one_or_steadfasts() {
     fixture.git(&["config", "user.name", "Grace"]);
     fixture.git(&["config", "user.email", "grace@example.org"]);
     let author = fixture.open().identity();
-    assert_eq!(
-        (author.name.as_str(), author.email.as_str()),
-        ("Grace", "grace@example.org")
-    );
+    assert_eq!((author.name.as_str(), author.email.as_str()), ("Grace", "grace@example.org"));
     // Empty values say "none" also where the machine has an identity of its own.
     fixture.git(&["config", "user.name", ""]);
     fixture.git(&["config", "user.email", ""]);
     let author = fixture.open().identity();
-    assert_eq!(
-        (author.name.as_str(), author.email.as_str()),
-        ("Steadfast", "steadfast@localhost")
-    );
+    assert_eq!((author.name.as_str(), author.email.as_str()), ("Steadfast", "steadfast@localhost"));
 }
 
 #[test]
@@ -206,10 +148,7 @@ fn a_branch_called_steadfast_blocks_all_names() {
     fixture.git(&["branch", "steadfast"]);
     let repository = fixture.open();
     let idea = IdeaId::new("x").unwrap();
-    assert!(matches!(
-        repository.free_branch(&idea),
-        Err(RepoError::BranchBlocked { .. })
-    ));
+    assert!(matches!(repository.free_branch(&idea), Err(RepoError::BranchBlocked { .. })));
     let added = repository.add_worktree(&fixture.path("w"), "steadfast/x", &fixture.head());
     assert!(matches!(added, Err(RepoError::BranchBlocked { .. })));
 }
@@ -222,11 +161,7 @@ fn files_of_a_commit_are_listed_in_order_and_read() {
     fixture.git(&["commit", "-q", "-m", "link"]);
     let (repository, head) = (fixture.open(), fixture.head());
     let listing = repository.tree(&head, 100).unwrap();
-    let seen: Vec<(&str, u64, EntryKind)> = listing
-        .entries
-        .iter()
-        .map(|e| (e.path.as_str(), e.size, e.kind))
-        .collect();
+    let seen: Vec<(&str, u64, EntryKind)> = listing.entries.iter().map(|e| (e.path.as_str(), e.size, e.kind)).collect();
     let expected = [
         (".gitignore", 14, EntryKind::File),
         ("README.md", 9, EntryKind::File),
@@ -240,24 +175,9 @@ fn files_of_a_commit_are_listed_in_order_and_read() {
     let short = repository.tree(&head, 5).unwrap();
     assert!(short.truncated && short.entries == listing.entries[..5]);
 
-    assert_eq!(
-        repository
-            .read(&head, &path("src/b.js"), 13)
-            .unwrap()
-            .unwrap(),
-        b"const c = 3;\n"
-    );
+    assert_eq!(repository.read(&head, &path("src/b.js"), 13).unwrap().unwrap(), b"const c = 3;\n");
     assert_eq!(repository.read(&head, &path("src"), 13).unwrap(), None);
-    assert_eq!(
-        repository.read(&head, &path("src/none.js"), 13).unwrap(),
-        None
-    );
-    assert!(matches!(
-        repository.read(&head, &path("src/b.js"), 12),
-        Err(RepoError::File(_))
-    ));
-    assert!(matches!(
-        repository.read(&head, &path("link"), 100),
-        Err(RepoError::File(_))
-    ));
+    assert_eq!(repository.read(&head, &path("src/none.js"), 13).unwrap(), None);
+    assert!(matches!(repository.read(&head, &path("src/b.js"), 12), Err(RepoError::File(_))));
+    assert!(matches!(repository.read(&head, &path("link"), 100), Err(RepoError::File(_))));
 }

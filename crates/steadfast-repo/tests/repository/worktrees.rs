@@ -17,22 +17,9 @@ fn a_worktree_is_made_on_a_branch_of_its_own_without_touching_the_users_checkout
     let before = fixture.checkout_state();
     let repository = fixture.open();
     let worktree = fixture.worktree(&repository);
-    assert_eq!(
-        git(worktree.dir(), &["status", "--porcelain", "--branch"]),
-        "## steadfast/x"
-    );
-    assert_eq!(
-        worktree.read(&path("README.md"), 100).unwrap().unwrap(),
-        "# Sample\n"
-    );
-    assert_eq!(
-        fs::metadata(worktree.dir().join("run.sh"))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o111,
-        0o111
-    );
+    assert_eq!(git(worktree.dir(), &["status", "--porcelain", "--branch"]), "## steadfast/x");
+    assert_eq!(worktree.read(&path("README.md"), 100).unwrap().unwrap(), "# Sample\n");
+    assert_eq!(fs::metadata(worktree.dir().join("run.sh")).unwrap().permissions().mode() & 0o111, 0o111);
     assert!(fixture.git(&["worktree", "list"]).contains("[steadfast/x]"));
     assert_eq!(fixture.checkout_state(), before);
 
@@ -41,10 +28,7 @@ fn a_worktree_is_made_on_a_branch_of_its_own_without_touching_the_users_checkout
     assert!(!worktree.dir().exists());
     assert_eq!(fixture.git(&["worktree", "list"]).lines().count(), 1);
     assert!(!fixture.top().join(".git/worktrees").exists());
-    assert_eq!(
-        repository.branch_tip("steadfast/x").unwrap().unwrap(),
-        fixture.head()
-    );
+    assert_eq!(repository.branch_tip("steadfast/x").unwrap().unwrap(), fixture.head());
     assert_eq!(fixture.checkout_state(), before);
 }
 
@@ -68,9 +52,7 @@ fn a_worktree_that_a_crash_left_half_made_is_completed() {
             fs::remove_dir_all(&admin).unwrap();
             fs::create_dir(&admin).unwrap();
         }),
-        ("an empty back link", &|| {
-            fs::write(admin.join("gitdir"), "").unwrap()
-        }),
+        ("an empty back link", &|| fs::write(admin.join("gitdir"), "").unwrap()),
         ("a checkout that did not end", &|| {
             fs::remove_file(admin.join("index")).unwrap();
             fs::remove_file(dir.join("src/a.js")).unwrap();
@@ -84,16 +66,8 @@ fn a_worktree_that_a_crash_left_half_made_is_completed() {
         wreck();
         let again = fixture.worktree(&repository);
         again.reset_to(&fixture.head()).unwrap();
-        assert_eq!(
-            git(again.dir(), &["status", "--porcelain", "--branch"]),
-            "## steadfast/x",
-            "{what}"
-        );
-        assert_eq!(
-            fixture.git(&["worktree", "list"]).lines().count(),
-            2,
-            "{what}"
-        );
+        assert_eq!(git(again.dir(), &["status", "--porcelain", "--branch"]), "## steadfast/x", "{what}");
+        assert_eq!(fixture.git(&["worktree", "list"]).lines().count(), 2, "{what}");
         assert!(again.dir().join("src/a.js").exists(), "{what}");
     }
 }
@@ -102,10 +76,7 @@ fn a_worktree_that_a_crash_left_half_made_is_completed() {
 fn a_worktree_that_is_there_keeps_its_files() {
     let fixture = Fixture::new();
     let repository = fixture.open();
-    fixture
-        .worktree(&repository)
-        .write(&path("src/a.js"), b"work")
-        .unwrap();
+    fixture.worktree(&repository).write(&path("src/a.js"), b"work").unwrap();
     let again = fixture.worktree(&repository);
     assert_eq!(again.read(&path("src/a.js"), 100).unwrap().unwrap(), "work");
 }
@@ -115,16 +86,11 @@ fn worktrees_of_one_name_do_not_meet() {
     let fixture = Fixture::new();
     let repository = fixture.open();
     let make = |parent: &str, branch: &str| {
-        repository
-            .add_worktree(&fixture.path(parent).join("same"), branch, &fixture.head())
-            .unwrap()
+        repository.add_worktree(&fixture.path(parent).join("same"), branch, &fixture.head()).unwrap()
     };
     let (first, second) = (make("one", "steadfast/1"), make("two", "steadfast/2"));
     first.write(&path("x"), b"1").unwrap();
-    assert_eq!(
-        (status(&first), status(&second)),
-        ("?? x".to_owned(), String::new())
-    );
+    assert_eq!((status(&first), status(&second)), ("?? x".to_owned(), String::new()));
     repository.remove_worktree(first.dir()).unwrap();
     second.write(&path("y"), b"2").unwrap();
     assert_eq!(status(&make("two", "steadfast/2")), "?? y");
@@ -157,9 +123,7 @@ fn a_branch_of_somebody_else_is_not_taken_over() {
     assert!(matches!(behind, Err(RepoError::ForeignCommit { .. })));
     // One that has gone on from our start is ours: a session that is resumed.
     fixture.git(&["branch", "-f", "steadfast/x", "main"]);
-    let ahead = repository
-        .add_worktree(&fixture.path("w"), "steadfast/x", &first)
-        .unwrap();
+    let ahead = repository.add_worktree(&fixture.path("w"), "steadfast/x", &first).unwrap();
     assert!(ahead.dir().join("x").exists());
 }
 
@@ -172,15 +136,9 @@ fn a_reset_brings_back_the_commit_and_keeps_what_is_ignored() {
     worktree.delete(&path("src/b.js")).unwrap();
     worktree.write(&path("new/deep/file"), b"x").unwrap();
     worktree.write(&path("target/cache"), b"cache").unwrap();
-    fs::set_permissions(
-        worktree.dir().join("run.sh"),
-        fs::Permissions::from_mode(0o644),
-    )
-    .unwrap();
+    fs::set_permissions(worktree.dir().join("run.sh"), fs::Permissions::from_mode(0o644)).unwrap();
     // A milestone's own .gitignore must not save its files from the reset.
-    worktree
-        .write(&path(".gitignore"), b"*.hidden\ntarget/\n")
-        .unwrap();
+    worktree.write(&path(".gitignore"), b"*.hidden\ntarget/\n").unwrap();
     worktree.write(&path("a.hidden"), b"x").unwrap();
     symlink("/etc", worktree.dir().join("etc")).unwrap();
     let admin = fixture.top().join(".git/worktrees/steadfast-s1");
@@ -188,14 +146,8 @@ fn a_reset_brings_back_the_commit_and_keeps_what_is_ignored() {
         fs::write(admin.join(lock), "").unwrap();
     }
     worktree.reset_to(&fixture.head()).unwrap();
-    assert_eq!(
-        git(worktree.dir(), &["status", "--porcelain", "--ignored"]),
-        "!! target/"
-    );
-    assert_eq!(
-        worktree.read(&path("src/a.js"), 100).unwrap().unwrap(),
-        "const a = 1;\nconst b = 2;\n"
-    );
+    assert_eq!(git(worktree.dir(), &["status", "--porcelain", "--ignored"]), "!! target/");
+    assert_eq!(worktree.read(&path("src/a.js"), 100).unwrap().unwrap(), "const a = 1;\nconst b = 2;\n");
     assert!(!worktree.dir().join("new").exists());
     assert!(worktree.dir().join("target/cache").exists());
     assert!(fs::symlink_metadata(worktree.dir().join("etc")).is_err());
@@ -217,32 +169,16 @@ fn a_reset_writes_through_no_link_and_mends_a_broken_index_and_a_bent_git_link()
     symlink(outside.join("README.md"), worktree.dir().join("README.md")).unwrap();
     let other_git = fixture.path("other-git");
     fs::write(&other_git, "theirs").unwrap();
-    fs::write(
-        fixture.top().join(".git/worktrees/steadfast-s1/index"),
-        "broken",
-    )
-    .unwrap();
+    fs::write(fixture.top().join(".git/worktrees/steadfast-s1/index"), "broken").unwrap();
     fs::remove_file(worktree.dir().join(".git")).unwrap();
     symlink(&other_git, worktree.dir().join(".git")).unwrap();
-    fs::write(
-        fixture.top().join(".git/worktrees/steadfast-s1/index"),
-        "broken",
-    )
-    .unwrap();
+    fs::write(fixture.top().join(".git/worktrees/steadfast-s1/index"), "broken").unwrap();
     worktree.reset_to(&fixture.head()).unwrap();
     assert_eq!(status(&worktree), "");
     for file in ["outside/a.js", "outside/README.md", "other-git"] {
-        assert_eq!(
-            fs::read_to_string(fixture.path(file)).unwrap(),
-            "theirs",
-            "{file}"
-        );
+        assert_eq!(fs::read_to_string(fixture.path(file)).unwrap(), "theirs", "{file}");
     }
-    assert!(
-        fs::symlink_metadata(worktree.dir().join("src"))
-            .unwrap()
-            .is_dir()
-    );
+    assert!(fs::symlink_metadata(worktree.dir().join("src")).unwrap().is_dir());
 }
 
 #[test]
@@ -250,14 +186,8 @@ fn a_reset_goes_back_and_forth_between_commits() {
     let fixture = Fixture::new();
     let (repository, head) = (fixture.open(), fixture.head());
     let worktree = fixture.worktree(&repository);
-    let changes = [
-        write("src/a.js", "next\n"),
-        write("lib/x.js", "x\n"),
-        crate::fixture::delete("README.md"),
-    ];
-    let next = repository
-        .commit_files(&head, &changes, "m", &Author::steadfast(), 0)
-        .unwrap();
+    let changes = [write("src/a.js", "next\n"), write("lib/x.js", "x\n"), crate::fixture::delete("README.md")];
+    let next = repository.commit_files(&head, &changes, "m", &Author::steadfast(), 0).unwrap();
     repository.advance(worktree.branch(), &head, &next).unwrap();
     worktree.reset_to(&next).unwrap();
     assert_eq!(status(&worktree), "");
@@ -275,18 +205,11 @@ fn after_a_milestone_the_status_is_clean() {
     let (repository, head) = (fixture.open(), fixture.head());
     let worktree = fixture.worktree(&repository);
     worktree.write(&path("src/new.js"), b"new\n").unwrap();
-    worktree
-        .write(&path("run.sh"), b"#!/bin/sh\ntrue\n")
-        .unwrap();
+    worktree.write(&path("run.sh"), b"#!/bin/sh\ntrue\n").unwrap();
     worktree.delete(&path("src/b.js")).unwrap();
-    let changes = [
-        write("src/new.js", "new\n"),
-        write("run.sh", "#!/bin/sh\ntrue\n"),
-        crate::fixture::delete("src/b.js"),
-    ];
-    let next = repository
-        .commit_files(&head, &changes, "m", &Author::steadfast(), 0)
-        .unwrap();
+    let changes =
+        [write("src/new.js", "new\n"), write("run.sh", "#!/bin/sh\ntrue\n"), crate::fixture::delete("src/b.js")];
+    let next = repository.commit_files(&head, &changes, "m", &Author::steadfast(), 0).unwrap();
     repository.advance(worktree.branch(), &head, &next).unwrap();
     worktree.sync_index(&next).unwrap();
     assert_eq!(status(&worktree), "");
@@ -299,12 +222,8 @@ fn the_diff_shows_the_named_files_in_order() {
     let fixture = Fixture::new();
     let (repository, head) = (fixture.open(), fixture.head());
     let worktree = fixture.worktree(&repository);
-    worktree
-        .write(&path("src/a.js"), b"const a = 1;\nconst b = 5;")
-        .unwrap();
-    worktree
-        .write(&path("new.md"), "# Näu\n".as_bytes())
-        .unwrap();
+    worktree.write(&path("src/a.js"), b"const a = 1;\nconst b = 5;").unwrap();
+    worktree.write(&path("new.md"), "# Näu\n".as_bytes()).unwrap();
     worktree.write(&path("bin"), &[0, 1, 2]).unwrap();
     worktree.write(&path("unnamed"), b"x").unwrap();
     worktree.delete(&path("src/b.js")).unwrap();
@@ -317,15 +236,9 @@ fn the_diff_shows_the_named_files_in_order() {
     assert_eq!(diff, expected);
 
     let short = worktree.diff(&head, &paths, 1, 200).unwrap();
-    assert!(
-        short.len() <= 200 && short.ends_with("cut here: it is longer than fits]\n"),
-        "{short}"
-    );
+    assert!(short.len() <= 200 && short.ends_with("cut here: it is longer than fits]\n"), "{short}");
     assert!(short.starts_with("diff --git a/src/b.js"));
-    assert_eq!(
-        worktree.diff(&head, &[path("README.md")], 3, 200).unwrap(),
-        ""
-    );
+    assert_eq!(worktree.diff(&head, &[path("README.md")], 3, 200).unwrap(), "");
 }
 
 #[test]
@@ -334,17 +247,9 @@ fn text_is_told_from_what_is_none() {
     let repository = fixture.open();
     let worktree = fixture.worktree(&repository);
     worktree.write(&path("bin"), &[0xff, 0xfe]).unwrap();
-    assert!(matches!(
-        worktree.read(&path("bin"), 9),
-        Err(FileError::NotText { .. })
-    ));
+    assert!(matches!(worktree.read(&path("bin"), 9), Err(FileError::NotText { .. })));
     assert_eq!(worktree.read(&path("none"), 9).unwrap(), None);
-    assert!(
-        worktree
-            .diff(&fixture.head(), &[path("bin")], 3, 999)
-            .unwrap()
-            .contains("bin")
-    );
+    assert!(worktree.diff(&fixture.head(), &[path("bin")], 3, 999).unwrap().contains("bin"));
 }
 
 #[test]
@@ -353,11 +258,7 @@ fn a_worktree_with_read_only_folders_can_be_removed() {
     let repository = fixture.open();
     let worktree = fixture.worktree(&repository);
     worktree.write(&path("target/mod/file"), b"x").unwrap();
-    fs::set_permissions(
-        worktree.dir().join("target/mod"),
-        fs::Permissions::from_mode(0o555),
-    )
-    .unwrap();
+    fs::set_permissions(worktree.dir().join("target/mod"), fs::Permissions::from_mode(0o555)).unwrap();
     repository.remove_worktree(worktree.dir()).unwrap();
     assert!(!worktree.dir().exists());
 }

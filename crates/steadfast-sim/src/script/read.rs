@@ -25,21 +25,13 @@ type Pairs = Vec<(String, String)>;
 impl<'t, 'i> Section<'t, 'i> {
     /// The script itself.
     pub(super) fn root(text: &'i str, table: &'t Spanned<DeTable<'i>>) -> Self {
-        Self {
-            text,
-            name: "the script".to_owned(),
-            at: table.span(),
-            table: table.get_ref(),
-        }
+        Self { text, name: "the script".to_owned(), at: table.span(), table: table.get_ref() }
     }
 
     /// Refuses keys that are not in `keys`.
     pub(super) fn only(&self, keys: &[&str]) -> Result<(), ScriptError> {
         // The first wrong key of the text, not of the map, which is sorted by name.
-        let unknown = self
-            .table
-            .keys()
-            .filter(|key| !keys.contains(&key.get_ref().as_ref()));
+        let unknown = self.table.keys().filter(|key| !keys.contains(&key.get_ref().as_ref()));
         match unknown.min_by_key(|key| key.span().start) {
             None => Ok(()),
             Some(key) => {
@@ -47,11 +39,7 @@ impl<'t, 'i> Section<'t, 'i> {
                 Err(fault(
                     self.text,
                     &key.span(),
-                    format!(
-                        "unknown key `{word}` in {}; {}",
-                        self.name,
-                        nearest(word, keys)
-                    ),
+                    format!("unknown key `{word}` in {}; {}", self.name, nearest(word, keys)),
                 ))
             }
         }
@@ -59,9 +47,7 @@ impl<'t, 'i> Section<'t, 'i> {
 
     /// An error about `key`, or about the section when it has no such key.
     pub(super) fn fault(&self, key: &str, message: impl Into<String>) -> ScriptError {
-        let at = self
-            .entry(key)
-            .map_or_else(|| self.at.clone(), |(_, value)| value.span());
+        let at = self.entry(key).map_or_else(|| self.at.clone(), |(_, value)| value.span());
         fault(self.text, &at, message.into())
     }
 
@@ -70,13 +56,7 @@ impl<'t, 'i> Section<'t, 'i> {
         self.entry(key).is_some()
     }
 
-    fn entry(
-        &self,
-        key: &str,
-    ) -> Option<(
-        &'t Spanned<std::borrow::Cow<'i, str>>,
-        &'t Spanned<DeValue<'i>>,
-    )> {
+    fn entry(&self, key: &str) -> Option<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
         self.table.iter().find(|(name, _)| name.get_ref() == key)
     }
 
@@ -100,10 +80,7 @@ impl<'t, 'i> Section<'t, 'i> {
         };
         match words.iter().position(|known| *known == word) {
             Some(at) => Ok(Some(at)),
-            None => Err(self.fault(
-                key,
-                format!("`{word}` is no {key}; {}", nearest(&word, words)),
-            )),
+            None => Err(self.fault(key, format!("`{word}` is no {key}; {}", nearest(&word, words)))),
         }
     }
 
@@ -114,50 +91,32 @@ impl<'t, 'i> Section<'t, 'i> {
 
     /// A whole number from `least` on.
     pub(super) fn whole(&self, key: &str, least: u64) -> Result<Option<u64>, ScriptError> {
-        self.read(
-            key,
-            &format!("a whole number of at least {least}"),
-            |value| whole(value).filter(|n| *n >= least),
-        )
+        self.read(key, &format!("a whole number of at least {least}"), |value| whole(value).filter(|n| *n >= least))
     }
 
     /// A number from 0 to 1.
     pub(super) fn share(&self, key: &str) -> Result<Option<f64>, ScriptError> {
         self.read(key, "a number from 0 to 1", |value| {
-            let text = value
-                .as_float()
-                .map(|f| f.as_str())
-                .or_else(|| value.as_integer().map(|i| i.as_str()));
-            text?
-                .parse::<f64>()
-                .ok()
-                .filter(|share| (0.0..=1.0).contains(share))
+            let text = value.as_float().map(|f| f.as_str()).or_else(|| value.as_integer().map(|i| i.as_str()));
+            text?.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share))
         })
     }
 
     /// A span of time with its unit, such as `"200ms"`.
     pub(super) fn span(&self, key: &str) -> Result<Option<Duration>, ScriptError> {
-        self.read(
-            key,
-            "a span of time with its unit, such as \"200ms\", \"1.5s\" or \"2m\"",
-            |value| span(value.as_str()?),
-        )
+        self.read(key, "a span of time with its unit, such as \"200ms\", \"1.5s\" or \"2m\"", |value| {
+            span(value.as_str()?)
+        })
     }
 
     /// A list of texts; a single text stands for a list of one.
     pub(super) fn texts(&self, key: &str) -> Result<Vec<String>, ScriptError> {
-        self.list(key, "a text or a list of texts", |value| {
-            value.as_str().map(str::to_owned)
-        })
+        self.list(key, "a text or a list of texts", |value| value.as_str().map(str::to_owned))
     }
 
     /// A list of whole numbers from 1 on; a single one stands for a list of one.
     pub(super) fn wholes(&self, key: &str) -> Result<Vec<u64>, ScriptError> {
-        self.list(
-            key,
-            "a whole number of at least 1, or a list of them",
-            |value| whole(value).filter(|n| *n >= 1),
-        )
+        self.list(key, "a whole number of at least 1, or a list of them", |value| whole(value).filter(|n| *n >= 1))
     }
 
     /// A table.
@@ -167,21 +126,12 @@ impl<'t, 'i> Section<'t, 'i> {
         };
         match value.get_ref().as_table() {
             None => Err(self.wrong(key, "a table")),
-            Some(table) => Ok(Some(Self {
-                text: self.text,
-                name: format!("`{key}`"),
-                at: value.span(),
-                table,
-            })),
+            Some(table) => Ok(Some(Self { text: self.text, name: format!("`{key}`"), at: value.span(), table })),
         }
     }
 
     /// A list of tables, each called `[[key]]` in errors.
-    pub(super) fn sections(
-        &self,
-        key: &str,
-        name: &str,
-    ) -> Result<Vec<Section<'t, 'i>>, ScriptError> {
+    pub(super) fn sections(&self, key: &str, name: &str) -> Result<Vec<Section<'t, 'i>>, ScriptError> {
         let Some(value) = self.value(key) else {
             return Ok(Vec::new());
         };
@@ -189,17 +139,9 @@ impl<'t, 'i> Section<'t, 'i> {
         let items = value.get_ref().as_array().ok_or_else(wrong)?;
         let section = |item: &'t Spanned<DeValue<'i>>| {
             let table = item.get_ref().as_table()?;
-            Some(Self {
-                text: self.text,
-                name: name.to_owned(),
-                at: item.span(),
-                table,
-            })
+            Some(Self { text: self.text, name: name.to_owned(), at: item.span(), table })
         };
-        items
-            .iter()
-            .map(|item| section(item).ok_or_else(wrong))
-            .collect()
+        items.iter().map(|item| section(item).ok_or_else(wrong)).collect()
     }
 
     /// A table whose keys are free and whose values are texts.
@@ -207,13 +149,8 @@ impl<'t, 'i> Section<'t, 'i> {
         let Some(section) = self.section(key)? else {
             return Ok(Vec::new());
         };
-        let names = section
-            .table
-            .keys()
-            .map(|name| name.get_ref().clone().into_owned());
-        names
-            .map(|name| Ok((name.clone(), section.text(&name)?.unwrap_or_default())))
-            .collect()
+        let names = section.table.keys().map(|name| name.get_ref().clone().into_owned());
+        names.map(|name| Ok((name.clone(), section.text(&name)?.unwrap_or_default()))).collect()
     }
 
     fn read<T>(
@@ -225,9 +162,7 @@ impl<'t, 'i> Section<'t, 'i> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        take(value.get_ref())
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, wanted))
+        take(value.get_ref()).map(Some).ok_or_else(|| self.wrong(key, wanted))
     }
 
     fn list<T>(
@@ -242,10 +177,7 @@ impl<'t, 'i> Section<'t, 'i> {
         let wrong = || self.wrong(key, wanted);
         match value.get_ref().as_array() {
             None => Ok(vec![take(value.get_ref()).ok_or_else(wrong)?]),
-            Some(items) => items
-                .iter()
-                .map(|item| take(item.get_ref()).ok_or_else(wrong))
-                .collect(),
+            Some(items) => items.iter().map(|item| take(item.get_ref()).ok_or_else(wrong)).collect(),
         }
     }
 }
@@ -253,27 +185,14 @@ impl<'t, 'i> Section<'t, 'i> {
 /// An error at a byte range of the text.
 pub(super) fn fault(text: &str, at: &Range<usize>, message: impl Into<String>) -> ScriptError {
     let before = text.as_bytes().iter().take(at.start);
-    ScriptError {
-        line: 1 + before.filter(|byte| **byte == b'\n').count(),
-        message: message.into(),
-    }
+    ScriptError { line: 1 + before.filter(|byte| **byte == b'\n').count(), message: message.into() }
 }
 
 fn nearest(word: &str, known: &[&str]) -> String {
-    let near = known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(word, name), name))
-        .min_by_key(|(far, _)| *far);
+    let near = known.iter().map(|name| (strsim::damerau_levenshtein(word, name), name)).min_by_key(|(far, _)| *far);
     match near {
         Some((far, name)) if far <= 2.max(word.len() / 3) => format!("did you mean `{name}`?"),
-        _ => format!(
-            "known are {}",
-            known
-                .iter()
-                .map(|name| format!("`{name}`"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+        _ => format!("known are {}", known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -295,9 +214,7 @@ fn span(text: &str) -> Option<Duration> {
         "h" => number * 3600.0,
         _ => return None,
     };
-    (0.0..=86_400.0)
-        .contains(&seconds)
-        .then(|| Duration::from_secs_f64(seconds))
+    (0.0..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]

@@ -39,35 +39,18 @@ impl Seen {
 
     /// The data of a stream's events.
     pub(super) fn events(&self) -> Vec<&str> {
-        self.text()
-            .split("\n\n")
-            .filter_map(|event| event.split_once("data: "))
-            .map(|(_, data)| data)
-            .collect()
+        self.text().split("\n\n").filter_map(|event| event.split_once("data: ")).map(|(_, data)| data).collect()
     }
 
     /// The content of a stream in OpenAI's format.
     pub(super) fn content(&self) -> String {
-        let events = self
-            .events()
-            .into_iter()
-            .filter_map(|event| serde_json::from_str::<Value>(event).ok());
-        events
-            .filter_map(|event| {
-                event["choices"][0]["delta"]["content"]
-                    .as_str()
-                    .map(str::to_owned)
-            })
-            .collect()
+        let events = self.events().into_iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+        events.filter_map(|event| event["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
     }
 }
 
 pub(super) fn sim(script: &str) -> SimHandle {
-    Sim::start(
-        (Ipv4Addr::LOCALHOST, 0).into(),
-        Script::parse(script).unwrap(),
-    )
-    .unwrap()
+    Sim::start((Ipv4Addr::LOCALHOST, 0).into(), Script::parse(script).unwrap()).unwrap()
 }
 
 /// A script with one rule for everything.
@@ -75,7 +58,8 @@ pub(super) fn always(then: &str) -> SimHandle {
     sim(&format!("[[rule]]\nthen = {{ {then} }}"))
 }
 
-pub(super) const CODER: &str = "x-steadfast-role: coder\r\nx-steadfast-file: a.md\r\nx-steadfast-milestone: 2\r\nx-steadfast-attempt: 1\r\n";
+pub(super) const CODER: &str =
+    "x-steadfast-role: coder\r\nx-steadfast-file: a.md\r\nx-steadfast-milestone: 2\r\nx-steadfast-attempt: 1\r\n";
 
 pub(super) fn request(path: &str, headers: &str, stream: bool) -> String {
     let body = format!(
@@ -97,49 +81,22 @@ pub(super) async fn send(sim: &SimHandle, request: &str) -> Seen {
 pub(super) async fn seen(mut stream: TcpStream) -> Seen {
     let (mut all, mut ended) = (Vec::new(), Ended::Orderly);
     if let Err(error) = stream.read_to_end(&mut all).await {
-        assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-            ),
-            "{error}"
-        );
+        assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
         ended = Ended::Reset;
     }
     let at = all.windows(4).position(|four| four == b"\r\n\r\n");
     let Some(at) = at else {
-        return Seen {
-            status: 0,
-            head: String::new(),
-            body: all,
-            whole: false,
-            ended,
-        };
+        return Seen { status: 0, head: String::new(), body: all, whole: false, ended };
     };
-    let head = String::from_utf8(all[..at].to_vec())
-        .unwrap()
-        .to_ascii_lowercase();
+    let head = String::from_utf8(all[..at].to_vec()).unwrap().to_ascii_lowercase();
     let (body, whole) = if head.contains("transfer-encoding: chunked") {
         unchunk(&all[at + 4..])
     } else {
-        let announced: usize = head
-            .split("content-length: ")
-            .nth(1)
-            .unwrap()
-            .split("\r\n")
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let announced: usize =
+            head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap().parse().unwrap();
         (all[at + 4..].to_vec(), announced == all.len() - at - 4)
     };
-    Seen {
-        status: head[9..12].parse().unwrap(),
-        head,
-        body,
-        whole,
-        ended,
-    }
+    Seen { status: head[9..12].parse().unwrap(), head, body, whole, ended }
 }
 
 fn unchunk(mut rest: &[u8]) -> (Vec<u8>, bool) {

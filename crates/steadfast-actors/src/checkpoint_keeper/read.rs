@@ -1,0 +1,289 @@
+//! What is read back from the store.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use steadfast_core::breaker::{Breaker, BreakerConfig, Snapshot};
+use steadfast_core::ids::{IdeaId, ModelId, SessionId};
+use steadfast_core::plan::Plan;
+use steadfast_core::session::{Milestone, Run, Session, Spent, StepKey};
+use steadfast_prompt::Idea;
+use steadfast_store::{CheckpointStore, Key, Prefix, Record, RecordKind, Scan, decode};
+
+use super::{
+    ANSWER, BREAKER, Books, COUNTS, DAY, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError, MANUAL,
+    MILESTONE, PLAN, answer_key, execution_key, milestone_key,
+};
+use crate::records::{Answer, Counts, ExecutionLog, IdeaRecord, IssueRecord, Loaded, ManualFiles, SessionRecord};
+use crate::supervisor::wall_clock_ms;
+
+fn value<T: DeserializeOwned>(
+    store: &dyn CheckpointStore,
+    key: &Key,
+    kind: RecordKind,
+) -> Result<Option<T>, KeeperError> {
+    let Some(found) = store.get(key)? else { return Ok(None) };
+    if let Some(aside) = &found.set_aside {
+        tracing::error!(key = key.as_str(), reason = aside.reason, "record set aside");
+    }
+    Ok(Some(found.value(kind)?))
+}
+
+fn scan(store: &dyn CheckpointStore, scan: &Scan) -> Result<Vec<(Key, Record)>, KeeperError> {
+    let scanned = store.scan(scan)?;
+    for aside in &scanned.set_aside {
+        tracing::error!(key = aside.key.as_ref().map(Key::as_str), reason = aside.reason, "record set aside");
+    }
+    Ok(scanned.entries)
+}
+
+pub(super) fn books(store: &dyn CheckpointStore) -> Result<Books, KeeperError> {
+    let mut open = HashMap::new();
+    for (key, _) in scan(store, &Scan::all(Prefix::metas_named("open/")))? {
+        let id = key.name().strip_prefix("open/").and_then(|id| SessionId::parse(id).ok());
+        let Some(id) = id else { continue };
+        if let Some(session) = value::<Session>(store, &Key::session_head(&id), HEAD)? {
+            open.insert(id, session.phase);
+        }
+    }
+    let mut counts: Counts = value(store, &Key::meta("counts"), COUNTS)?.unwrap_or_default();
+    counts.unfinished = open.len();
+    Ok(Books { open, counts })
+}
+
+/// A head as it lies in the store: by itself, or packed with all that belongs to it.
+fn head_of(record: &Record) -> Result<Session, KeeperError> {
+    if record.tag == FINISHED.tag {
+        return Ok(decode::<SessionRecord>(FINISHED, record)?.session);
+    }
+    Ok(decode(HEAD, record)?)
+}
+
+impl Keeper {
+    /// A session's head.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn head(&self, session: &SessionId) -> Result<Option<Session>, KeeperError> {
+        let found = self.store().get(&Key::session_head(session))?;
+        found.map(|found| head_of(&found.record)).transpose()
+    }
+
+    pub(super) fn packed(&self, session: &SessionId) -> Result<Option<SessionRecord>, KeeperError> {
+        match self.store().get(&Key::session_head(session))? {
+            Some(found) if found.record.tag == FINISHED.tag => Ok(Some(found.value(FINISHED)?)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// All that is shown of a session.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn record(&self, session: &SessionId) -> Result<Option<SessionRecord>, KeeperError> {
+        if let Some(packed) = self.packed(session)? {
+            return Ok(Some(packed));
+        }
+        let Some(head) = self.head(session)? else { return Ok(None) };
+        let plan = value::<Plan>(self.store(), &Key::session_part(session, "plan"), PLAN)?;
+        let mut milestones = Vec::new();
+        for (_, record) in scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "m/")))? {
+            milestones.push(decode::<Milestone>(MILESTONE, &record)?);
+        }
+        let issues = self.issues_of(session)?;
+        Ok(Some(SessionRecord { session: head, plan, milestones, issues }))
+    }
+
+    fn issues_of(&self, session: &SessionId) -> Result<Vec<IssueRecord>, KeeperError> {
+        let mut issues = Vec::new();
+        for (_, record) in scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "i/")))? {
+            issues.push(decode(ISSUE, &record)?);
+        }
+        Ok(issues)
+    }
+
+    /// The newest sessions, newest first.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn newest(&self, limit: usize) -> Result<Vec<SessionRecord>, KeeperError> {
+        let keys = self.store().keys(&Scan::newest(Prefix::session_heads(), limit))?;
+        let mut records = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some(record) = key.session().map(|id| self.record(&id)).transpose()?.flatten() {
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// The newest session of an idea.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn newest_of_idea(&self, idea: &str) -> Result<Option<SessionId>, KeeperError> {
+        // A text that is no idea id has no sessions, and must not widen the scan.
+        if IdeaId::new(idea).is_err() {
+            return Ok(None);
+        }
+        let keys = self.store().keys(&Scan::newest(Prefix::metas_named(&format!("idea/{idea}/")), 1))?;
+        let id = keys.first().and_then(|key| key.name().rsplit('/').next()).and_then(|id| SessionId::parse(id).ok());
+        Ok(id)
+    }
+
+    /// Sessions that are not over, oldest first.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn unfinished(&self) -> Result<Vec<Session>, KeeperError> {
+        let mut ids: Vec<SessionId> = self.books().open.keys().cloned().collect();
+        ids.sort_unstable();
+        let mut sessions = Vec::with_capacity(ids.len());
+        for id in ids {
+            sessions.extend(self.head(&id)?);
+        }
+        Ok(sessions)
+    }
+
+    /// Sessions that go on by themselves at a start, oldest first: all that are not over, but the parked ones.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn resumable(&self) -> Result<Vec<Session>, KeeperError> {
+        let parked = |session: &Session| session.interrupt.as_ref().is_some_and(|interrupt| interrupt.parked);
+        Ok(self.unfinished()?.into_iter().filter(|session| !parked(session)).collect())
+    }
+
+    /// How many sessions stand where.
+    ///
+    /// # Errors
+    /// None today; the books are kept in memory.
+    pub fn counts(&self) -> Result<Counts, KeeperError> {
+        Ok(self.books().counts)
+    }
+
+    /// A session as it goes on.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub(crate) fn load(&self, session: &SessionId) -> Result<Option<Loaded>, KeeperError> {
+        let Some(head) = self.head(session)? else { return Ok(None) };
+        let missing = || KeeperError::Store(format!("the idea of session {session} is not in the store"));
+        let idea: IdeaRecord = value(self.store(), &Key::session_part(session, "idea"), IDEA)?.ok_or_else(missing)?;
+        let idea = Idea { id: head.idea.clone(), title: idea.title, body: idea.body };
+        let plan = value(self.store(), &Key::session_part(session, "plan"), PLAN)?;
+        let milestone = match head.current {
+            0 => None,
+            current => value(self.store(), &milestone_key(session, current), MILESTONE)?,
+        };
+        let spent = self.spent_by(session)?;
+        Ok(Some(Loaded { run: Run { session: head, plan, milestone }, idea, spent }))
+    }
+
+    /// What a session's answers and failed attempts have cost so far.
+    fn spent_by(&self, session: &SessionId) -> Result<Spent, KeeperError> {
+        let mut spent = Spent::default();
+        for (_, record) in scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "a/")))? {
+            spent = spent.plus(decode::<Answer>(ANSWER, &record)?.spent);
+        }
+        for (_, record) in scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "x/")))? {
+            spent = spent.plus(decode::<ExecutionLog>(EXECUTION, &record)?.spent);
+        }
+        Ok(spent)
+    }
+
+    /// What was spent on a day before this process; `None` when nothing is known of that day.
+    pub(crate) fn spent_on(&self, day: u64) -> Result<Option<Spent>, KeeperError> {
+        let saved: Option<(u64, Spent)> = value(self.store(), &Key::meta("day"), DAY)?;
+        Ok(saved.filter(|(saved, _)| *saved == day).map(|(_, spent)| spent))
+    }
+
+    /// The answer of a step, when it was bought before.
+    pub(crate) fn answer(&self, session: &SessionId, step: &StepKey) -> Result<Option<Answer>, KeeperError> {
+        value(self.store(), &answer_key(session, step), ANSWER)
+    }
+
+    /// The attempts of an execution that an earlier process began.
+    pub(crate) fn execution_log(
+        &self,
+        session: &SessionId,
+        step: &StepKey,
+        attempt: u32,
+    ) -> Result<Option<ExecutionLog>, KeeperError> {
+        value(self.store(), &execution_key(session, step, attempt), EXECUTION)
+    }
+
+    /// The files of a milestone's manual task.
+    pub(crate) fn manual(&self, session: &SessionId, index: u32) -> Result<Option<ManualFiles>, KeeperError> {
+        value(self.store(), &Key::session_part(session, &format!("t/{index:03}")), MANUAL)
+    }
+
+    /// Issues without a receipt, oldest first.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn undelivered(&self) -> Result<Vec<IssueRecord>, KeeperError> {
+        let mut pending = Vec::new();
+        for (key, _) in scan(self.store(), &Scan::all(Prefix::metas_named("pending/")))? {
+            // The issue's key begins with its session's id.
+            let name = key.name().strip_prefix("pending/").unwrap_or_default();
+            let Some(session) = name.get(..19).and_then(|id| SessionId::parse(id).ok()) else { continue };
+            let issues = match self.packed(&session)? {
+                Some(packed) => packed.issues,
+                None => self.issues_of(&session)?,
+            };
+            pending.extend(issues.into_iter().filter(|issue| issue.issue.key == name && issue.url.is_none()));
+        }
+        pending.sort_by_key(|record| record.created_ms);
+        Ok(pending)
+    }
+
+    /// Every issue of every session that is kept, oldest session first.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn issues(&self) -> Result<Vec<IssueRecord>, KeeperError> {
+        let mut issues = Vec::new();
+        for key in self.store().keys(&Scan::all(Prefix::session_heads()))? {
+            let Some(session) = key.session() else { continue };
+            match self.packed(&session)? {
+                Some(packed) => issues.extend(packed.issues),
+                None => issues.extend(self.issues_of(&session)?),
+            }
+        }
+        Ok(issues)
+    }
+
+    pub(super) fn saved_breakers(&self) -> Result<Vec<ModelId>, KeeperError> {
+        let mut models = Vec::new();
+        for (_, record) in scan(self.store(), &Scan::all(Prefix::breakers()))? {
+            let (model, _, _): (String, u64, Snapshot) = decode(BREAKER, &record)?;
+            models.extend(ModelId::new(&model).ok());
+        }
+        Ok(models)
+    }
+
+    pub(super) fn saved_snapshot(&self, model: &ModelId) -> Option<(Snapshot, Duration)> {
+        let saved = value::<(String, u64, Snapshot)>(self.store(), &Key::breaker(model), BREAKER);
+        match saved {
+            Ok(saved) => saved.map(|(_, at_ms, snapshot)| {
+                // A clock that was set back makes this zero; the breaker bounds its open time itself.
+                (snapshot, Duration::from_millis(wall_clock_ms().saturating_sub(at_ms)))
+            }),
+            Err(error) => {
+                tracing::warn!(model = model.as_str(), error = %error, "saved breaker does not read; it begins closed");
+                None
+            }
+        }
+    }
+
+    /// How a model's breaker stands by what was saved: its status text, and the time until its next test.
+    pub fn saved_breaker(&self, model: &ModelId, config: BreakerConfig) -> (String, Option<Duration>) {
+        let breaker = match self.saved_snapshot(model) {
+            Some((snapshot, elapsed)) => Breaker::restore(config, &snapshot, elapsed, Duration::ZERO),
+            None => Breaker::new(config),
+        };
+        (breaker.status(Duration::ZERO).to_string(), breaker.retry_in(Duration::ZERO))
+    }
+}

@@ -1,0 +1,333 @@
+//! What a session, its aggregator and its file agents share: where they work, whom they ask, and the steps that touch
+//! the repository. It holds facts, no decisions.
+
+mod ask;
+mod files;
+
+pub(crate) use ask::why_exhausted;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use steadfast_core::ids::{CommitId, IdeaId, RepoPath, Role, SessionId};
+use steadfast_core::plan::{Plan, ReviewIssue};
+use steadfast_core::session::{AgentResult, CheckOutcome, Milestone, Phase, Run, Session, Stage, StepKey};
+use steadfast_prompt::Idea;
+use steadfast_repo::checks::{CheckOptions, run_checks};
+use steadfast_repo::sandbox::Sandbox;
+use steadfast_repo::{Repository, Worktree};
+use tokio::sync::oneshot;
+
+use crate::budget::Ledger;
+use crate::checkpoint_keeper::Keeper;
+use crate::directory::Directory;
+use crate::event::{Events, Place};
+use crate::file_agent::StopReason;
+use crate::outbox::OutboxMsg;
+use crate::records::Loaded;
+use crate::settings::Settings;
+use crate::worker::{Executed, Task, WorkerMsg};
+
+/// The largest file that is read for, or written from, an answer. The model crate bounds answers at 8 MiB; a source file
+/// above 1 MiB is generated, and no model should write it.
+pub(crate) const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// How long to wait for a worker that is being restarted before asking again.
+const WORKER_PAUSE: Duration = Duration::from_millis(50);
+
+/// A file of the repository, as prompts show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) path: String,
+    pub(crate) size: u64,
+}
+
+/// The repository and the session's own place in it.
+pub(crate) struct Workspace {
+    pub(crate) repository: Repository,
+    pub(crate) worktree: Worktree,
+}
+
+/// What file agents need to know of their milestone.
+#[derive(Debug, Clone)]
+pub(crate) struct CoderWork {
+    /// As it stood when the agents began.
+    pub milestone: Milestone,
+    /// The commit that the milestone builds on.
+    pub base: CommitId,
+    /// The whole plan.
+    pub plan: Arc<Plan>,
+    /// In a round of fixes: what is wrong.
+    pub feedback: Option<FixFeedback>,
+}
+
+/// What the reviewer and the checks said of the last round.
+#[derive(Debug, Clone)]
+pub(crate) struct FixFeedback {
+    /// Of the reviewer, or of the basic checks.
+    pub issues: Vec<ReviewIssue>,
+    /// What the checks said.
+    pub checks: Vec<CheckOutcome>,
+}
+
+impl CoderWork {
+    /// The answers that already make an agent's files; empty in the first round.
+    pub(crate) fn answers_of(&self, place: usize) -> Vec<StepKey> {
+        match self.milestone.agents.get(place).and_then(|agent| agent.result.as_ref()) {
+            Some(AgentResult::Done(done)) => done.answers.clone(),
+            Some(AgentResult::Failed(_)) | None => Vec::new(),
+        }
+    }
+}
+
+/// The surroundings of one session.
+pub(crate) struct SessionContext {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) session: SessionId,
+    pub(crate) events: Events,
+    pub(crate) keeper: Keeper,
+    pub(crate) ledger: Arc<Ledger>,
+    /// Milliseconds since 1970.
+    pub(crate) clock: fn() -> u64,
+    idea_id: IdeaId,
+    idea: Idea,
+    repo_dir: PathBuf,
+    worktree_dir: PathBuf,
+    branch: String,
+    base: CommitId,
+    directory: Arc<Directory>,
+    /// The session was just submitted: its branch and worktree do not exist yet.
+    is_new: bool,
+    workspace: OnceLock<Arc<Workspace>>,
+    tree: Mutex<Option<(CommitId, Arc<Vec<Listed>>)>>,
+}
+
+impl SessionContext {
+    #[expect(clippy::too_many_arguments, reason = "one caller; each argument is another actor's or the session's own")]
+    pub(crate) fn new(
+        settings: &Arc<Settings>,
+        loaded: &Loaded,
+        keeper: Keeper,
+        directory: Arc<Directory>,
+        ledger: Arc<Ledger>,
+        events: Events,
+        clock: fn() -> u64,
+        is_new: bool,
+    ) -> Self {
+        let session = &loaded.run.session;
+        Self {
+            session: session.id.clone(),
+            idea_id: session.idea.clone(),
+            idea: loaded.idea.clone(),
+            repo_dir: PathBuf::from(&session.repo),
+            worktree_dir: settings.state_dir.join("worktrees").join(session.id.as_str()),
+            branch: session.branch.clone(),
+            base: session.base.clone(),
+            settings: Arc::clone(settings),
+            events,
+            keeper,
+            ledger,
+            clock,
+            directory,
+            is_new,
+            workspace: OnceLock::new(),
+            tree: Mutex::new(None),
+        }
+    }
+
+    /// Where an event or a request belongs.
+    pub(crate) fn place(&self, role: Role, milestone: Option<u32>, file: Option<RepoPath>) -> Place {
+        Place { session: self.session.clone(), idea: self.idea_id.clone(), role, milestone, file }
+    }
+
+    /// Something new lies in the outbox. While it is being restarted there is nobody to tell: it looks for itself then.
+    pub(crate) fn wake_outbox(&self) {
+        if let Some(outbox) = self.directory.outbox() {
+            let _ = outbox.cast(OutboxMsg::Wake);
+        }
+    }
+
+    /// Has a role's worker carry out a task. A worker that fails meanwhile is started again by its supervisor, and the
+    /// task is given to the new one: an answer that had arrived is found, not asked for.
+    pub(crate) async fn execute(&self, task: Task) -> Executed {
+        loop {
+            if let Some(worker) = self.directory.worker(task.place.role) {
+                let (reply, answer) = oneshot::channel();
+                let _ = worker.cast(WorkerMsg::Execute { task: Box::new(task.clone()), reply });
+                if let Ok(executed) = answer.await {
+                    return executed;
+                }
+            }
+            tokio::time::sleep(WORKER_PAUSE).await;
+        }
+    }
+
+    pub(crate) fn workspace(&self) -> Result<Arc<Workspace>, StopReason> {
+        let workspace = self.workspace.get().cloned();
+        workspace.ok_or_else(|| StopReason::Broken("the worktree was not prepared".to_owned()))
+    }
+
+    /// Runs blocking work on the repository. A panic in there fails the session, not the process.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StopReason> + Send + 'static,
+    ) -> Result<T, StopReason> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(StopReason::Broken(format!("work on the repository ended badly: {error}"))),
+        }
+    }
+
+    /// Opens the worktree, made where it is missing, and brings its files to what the state says.
+    pub(crate) async fn prepare(self: &Arc<Self>, run: &Run) -> Result<(), StopReason> {
+        let context = Arc::clone(self);
+        let (session, milestone) = (run.session.clone(), run.milestone.clone());
+        self.blocking(move || context.prepare_now(&session, milestone.as_ref())).await
+    }
+
+    fn prepare_now(&self, session: &Session, milestone: Option<&Milestone>) -> Result<(), StopReason> {
+        let workspace = match self.workspace.get() {
+            Some(workspace) => Arc::clone(workspace),
+            None => {
+                let repository = Repository::open(&self.repo_dir).map_err(broken)?;
+                let worktree = repository.add_worktree(&self.worktree_dir, &self.branch, &self.base).map_err(broken)?;
+                let opened = Arc::new(Workspace { repository, worktree });
+                Arc::clone(self.workspace.get_or_init(|| opened))
+            }
+        };
+        if self.is_new && session.current <= 1 && milestone.is_none_or(|m| m.stage == Stage::Writing && m.attempt == 0)
+        {
+            let untouched =
+                milestone.is_none_or(|milestone| milestone.agents.iter().all(|agent| agent.result.is_none()));
+            if untouched {
+                return Ok(());
+            }
+        }
+        self.check_branch(&workspace, session, milestone)?;
+        workspace.worktree.reset_to(&session.tip).map_err(broken)?;
+        match milestone {
+            Some(milestone) if crate::session::needs_files(&milestone.stage) => {
+                self.write_out(&workspace, &session.tip, milestone)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The branch must be where this session left it; what somebody else committed there is not built over.
+    fn check_branch(
+        &self,
+        workspace: &Workspace,
+        session: &Session,
+        milestone: Option<&Milestone>,
+    ) -> Result<(), StopReason> {
+        let found = workspace.repository.branch_tip(&self.branch).map_err(broken)?;
+        if found.as_ref() == Some(&session.tip) {
+            return Ok(());
+        }
+        let log = workspace.repository.commits_of(&session.id, &self.branch, &session.base).map_err(broken)?;
+        let committing = milestone.filter(|milestone| matches!(milestone.stage, Stage::Committing(_)));
+        let last = log.ours.last().map(|commit| commit.milestone);
+        // The commit of the current milestone, made just before a crash: its own step recognizes it.
+        if log.foreign.is_empty() && committing.is_some_and(|milestone| last == Some(milestone.index)) {
+            return Ok(());
+        }
+        let foreign =
+            log.foreign.first().map_or("another commit".to_owned(), |commit| format!("commit {}", commit.short()));
+        Err(StopReason::Broken(format!(
+            "branch {} in {} has {foreign} that is not this session's: move it elsewhere and put the branch back to {} \
+             (`git branch -f {} {}`), then resume",
+            self.branch,
+            session.repo,
+            session.tip.short(),
+            self.branch,
+            session.tip
+        )))
+    }
+
+    /// Puts the files of a milestone back to its start, with what was written well laid over them.
+    pub(crate) async fn lay_out(self: &Arc<Self>, milestone: &Milestone) -> Result<(), StopReason> {
+        let (context, milestone, workspace) = (Arc::clone(self), milestone.clone(), self.workspace()?);
+        self.blocking(move || {
+            let tip = workspace.repository.branch_tip(&context.branch).map_err(broken)?;
+            let tip = tip.ok_or_else(|| StopReason::Broken(format!("branch {} is gone", context.branch)))?;
+            workspace.worktree.reset_to(&tip).map_err(broken)?;
+            context.write_out(&workspace, &tip, &milestone)
+        })
+        .await
+    }
+
+    /// Runs the configured checks on the untouched files: those that fail.
+    pub(crate) async fn baseline(&self) -> Result<Vec<String>, StopReason> {
+        let outcomes = self.check(0).await?;
+        Ok(outcomes.into_iter().filter(|check| !check.passed).map(|check| check.command).collect())
+    }
+
+    /// Runs the configured checks in the worktree. `milestone` is for the log; 0: before the first.
+    pub(crate) async fn check(&self, milestone: u32) -> Result<Vec<CheckOutcome>, StopReason> {
+        let workspace = self.workspace()?;
+        let options = CheckOptions {
+            dir: workspace.worktree.dir().to_owned(),
+            timeout: self.settings.check_timeout,
+            sandbox: match &self.settings.bwrap {
+                None => Sandbox::None,
+                Some(program) => Sandbox::Bwrap {
+                    program: program.clone(),
+                    read_only: vec![workspace.repository.git_dir().to_owned()],
+                    hidden: self.settings.hidden.clone(),
+                },
+            },
+            max_output_bytes: CheckOptions::MAX_OUTPUT_BYTES,
+        };
+        let results = run_checks(&self.settings.checks, &options).await;
+        let outcomes: Vec<CheckOutcome> = results.into_iter().map(ask::check_outcome).collect();
+        for check in &outcomes {
+            self.events.tell(crate::event::Event::Checked {
+                session: self.session.clone(),
+                milestone,
+                command: check.command.clone(),
+                passed: check.passed,
+                summary: check.summary.clone(),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// What is left to do once the session stands still or is over: a finished one gives back its worktree and is packed.
+    pub(crate) async fn rest(self: &Arc<Self>, session: &Session) {
+        let done = matches!(session.phase, Phase::Completed | Phase::Cancelled);
+        if let (true, Some(workspace)) = (done, self.workspace.get().cloned()) {
+            let context = Arc::clone(self);
+            let removed = self
+                .blocking(move || workspace.repository.remove_worktree(&context.worktree_dir).map_err(broken))
+                .await;
+            if let Err(StopReason::Broken(error)) = removed {
+                tracing::warn!(session = %self.session, error, "worktree not removed");
+            }
+        }
+        if session.phase == Phase::Completed {
+            if let Err(error) = self.keeper.archive(&self.session).await {
+                tracing::warn!(session = %self.session, error = %error, "finished session not packed");
+            }
+        }
+    }
+
+    /// The files of the commit that may be shown to a model, listed once for each commit.
+    fn listed(&self, workspace: &Workspace, commit: &CommitId) -> Result<Arc<Vec<Listed>>, StopReason> {
+        let mut cached = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, tree)) = cached.as_ref().filter(|(of, _)| of == commit) {
+            let _ = of;
+            return Ok(Arc::clone(tree));
+        }
+        let listing = workspace.repository.tree(commit, ask::MAX_LISTED).map_err(broken)?;
+        let shown = listing.entries.into_iter().filter(|entry| !self.settings.exclude.matches(&entry.path));
+        let tree = Arc::new(shown.map(|entry| Listed { path: entry.path, size: entry.size }).collect::<Vec<_>>());
+        *cached = Some((commit.clone(), Arc::clone(&tree)));
+        Ok(tree)
+    }
+}
+
+/// An error of the repository, which ends the session until a person has looked.
+pub(crate) fn broken(error: impl std::error::Error) -> StopReason {
+    StopReason::Broken(crate::chain(&error))
+}

@@ -1,0 +1,188 @@
+//! The issues that a session leaves for people: what is missing, why, who was tried, and the command that goes on.
+
+use steadfast_core::session::{AgentFailed, AgentResult, Attempt, AttemptOutcome, Milestone, Session, Target};
+use steadfast_notify::{Issue, IssueKind};
+
+use crate::settings::IssueSettings;
+
+/// The issues of a milestone that is done: one for each failed file, or one for its manual task; one more when it was
+/// committed without approval. Empty when all went well.
+pub(crate) fn of_milestone(session: &Session, milestone: &Milestone, settings: &IssueSettings) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    if let Some(files) = &milestone.manual {
+        issues.push(manual(session, milestone, files.first().map_or("", |file| file.as_str()), settings));
+    } else {
+        for (place, agent) in milestone.agents.iter().enumerate() {
+            if let Some(AgentResult::Failed(failed)) = &agent.result {
+                issues.push(failed_file(session, milestone, place, &agent.target, failed, settings));
+            }
+        }
+        if !milestone.approved(session.failing_before.as_deref().unwrap_or_default()) {
+            issues.push(rejected(session, milestone, settings));
+        }
+    }
+    issues
+}
+
+fn issue(
+    session: &Session,
+    kind: IssueKind,
+    key: &str,
+    title: String,
+    body: String,
+    settings: &IssueSettings,
+) -> Issue {
+    Issue {
+        key: format!("{}-{key}", session.id),
+        kind,
+        title,
+        body: format!("{body}\n{}", footer(session)),
+        labels: settings.labels.clone(),
+        assignee: settings.assignee.clone(),
+    }
+}
+
+fn footer(session: &Session) -> String {
+    format!(
+        "\n---\nSession `{}` of idea `{}` ({}), branch `{}` in `{}`.\n`steadfast show {}` tells the whole story.\n",
+        session.id, session.idea, session.title, session.branch, session.repo, session.id
+    )
+}
+
+fn heading(milestone: &Milestone) -> String {
+    format!("milestone {} ({})", milestone.index, milestone.plan.name)
+}
+
+fn failed_file(
+    session: &Session,
+    milestone: &Milestone,
+    place: usize,
+    target: &Target,
+    failed: &AgentFailed,
+    settings: &IssueSettings,
+) -> Issue {
+    let file = match target {
+        Target::File { path, .. } => path.as_str().to_owned(),
+        Target::Free => "the files of the milestone".to_owned(),
+        Target::Refused { path, .. } => path.clone(),
+    };
+    let (ok, all) = milestone.tally().rate();
+    let body = format!(
+        "`{file}` could not be written in {}. {ok} of {all} files of the milestone were, and are committed.\n\n\
+         **Reason:** {}\n\n{}\n**What to do:** write the file on branch `{}`. It is part of this step:\n\n{}\n",
+        heading(milestone),
+        failed.error,
+        tried(&failed.attempts),
+        session.branch,
+        quote(&milestone.plan.description),
+    );
+    let title = format!("[{}] Write {file} by hand", session.idea);
+    issue(session, IssueKind::FailedFile, &format!("m{}-file{place}", milestone.index), title, body, settings)
+}
+
+fn manual(session: &Session, milestone: &Milestone, task: &str, settings: &IssueSettings) -> Issue {
+    let mut reasons = String::new();
+    for agent in &milestone.agents {
+        if let (Some(AgentResult::Failed(failed)), Target::File { path, .. }) = (&agent.result, &agent.target) {
+            reasons.push_str(&format!("- `{path}`: {}\n", failed.error));
+        } else if let Some(AgentResult::Failed(failed)) = &agent.result {
+            reasons.push_str(&format!("- {}\n", failed.error));
+        }
+    }
+    let body = format!(
+        "No model could write {}. A manual task stands in for it: `{task}` on branch `{}`, with the whole prompt and \
+         drafts of what was written.\n\n{reasons}\n**What to do:** follow the task file, then delete it.\n",
+        heading(milestone),
+        session.branch,
+    );
+    let title = format!("[{}] Implement by hand: {}", session.idea, milestone.plan.name);
+    issue(session, IssueKind::Manual, &format!("m{}-manual", milestone.index), title, body, settings)
+}
+
+fn rejected(session: &Session, milestone: &Milestone, settings: &IssueSettings) -> Issue {
+    let mut body = format!(
+        "{} was committed without approval{}, after {} round(s) of fixes.\n",
+        capital(&heading(milestone)),
+        milestone.commit.as_ref().map(|commit| format!(" as {}", commit.short())).unwrap_or_default(),
+        milestone.round
+    );
+    if let Some(outcome) = &milestone.review {
+        let verdict = if outcome.review.approved { "approves" } else { "rejects" };
+        body.push_str(&format!(
+            "\n**Review** by {} {verdict} it, quality {} of 100.\n",
+            outcome.writer.name(),
+            outcome.review.code_quality
+        ));
+        for remark in &outcome.review.issues {
+            let file = remark.file.as_ref().map(|file| format!("`{file}`: ")).unwrap_or_default();
+            body.push_str(&format!("- {} — {file}{}", remark.severity.as_str(), remark.issue));
+            if !remark.suggestion.is_empty() {
+                body.push_str(&format!(" Suggestion: {}", remark.suggestion));
+            }
+            body.push('\n');
+        }
+    }
+    for check in milestone.broken_checks(session.failing_before.as_deref().unwrap_or_default()) {
+        body.push_str(&format!("\n**Check** `{}`: {}\n\n{}\n", check.command, check.summary, fenced(&check.output)));
+    }
+    body.push_str("\n**What to do:** look at the commit and mend it, or revert it.\n");
+    let title = format!("[{}] Not approved: {}", session.idea, milestone.plan.name);
+    issue(session, IssueKind::Review, &format!("m{}-review", milestone.index), title, body, settings)
+}
+
+/// A session that stands still or failed and waits for a person.
+pub(crate) fn stopped(session: &Session, reason: &str, settings: &IssueSettings) -> Issue {
+    let spent = session.spent;
+    let body = format!(
+        "The session stands still in phase `{}`, milestone {} of {}.\n\n**Reason:** {reason}\n\n\
+         Spent so far: {} calls, {} tokens. Nothing that was bought is lost.\n\n\
+         **What to do:** remove the reason, then `steadfast resume {}`.\n",
+        session.phase,
+        session.current,
+        session.n_milestones,
+        spent.calls,
+        spent.tokens(),
+        session.id
+    );
+    let title = format!("[{}] Stopped: {reason}", session.idea);
+    let title = if title.chars().count() > 120 { title.chars().take(119).chain(['…']).collect() } else { title };
+    issue(session, IssueKind::Recovery, &format!("stopped-{}", session.updated_ms), title, body, settings)
+}
+
+fn tried(attempts: &[Attempt]) -> String {
+    if attempts.is_empty() {
+        return String::new();
+    }
+    let mut lines = String::from("Models tried:\n");
+    for attempt in attempts {
+        let said = match &attempt.outcome {
+            AttemptOutcome::Answered => "answered".to_owned(),
+            AttemptOutcome::Failed { message, .. } => message.clone(),
+            AttemptOutcome::Refused { reason } => format!("not asked: {reason}"),
+        };
+        lines.push_str(&format!("- `{}`: {said}\n", attempt.model));
+    }
+    lines
+}
+
+fn quote(text: &str) -> String {
+    let text = if text.is_empty() { "(the plan says no more)" } else { text };
+    text.lines().map(|line| format!("> {line}\n")).collect()
+}
+
+/// A fence longer than any run of backticks inside, so that no output can end it.
+fn fenced(text: &str) -> String {
+    let mut longest = 2;
+    let mut run = 0;
+    for c in text.chars() {
+        run = if c == '`' { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    let fence = "`".repeat(longest + 1);
+    format!("{fence}\n{}\n{fence}", text.trim_end())
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}

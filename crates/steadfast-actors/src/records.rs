@@ -1,0 +1,112 @@
+//! What is kept of a session, as the actors write and read it. The store crate knows keys, envelopes and bytes; this
+//! module knows which record is which.
+
+use serde::{Deserialize, Serialize};
+use steadfast_core::ids::{ModelId, RepoPath, SessionId};
+use steadfast_core::plan::Plan;
+use steadfast_core::session::{Attempt, Milestone, Run, Session, Spent};
+use steadfast_notify::Issue;
+use steadfast_prompt::Idea;
+
+/// An answer that was bought, under its step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Who gave it.
+    pub model: ModelId,
+    /// It was not the role's first model.
+    pub fallback: bool,
+    /// As it came, at most 8 MiB.
+    pub text: String,
+    /// Every attempt of the execution, the successful one last.
+    pub attempts: Vec<Attempt>,
+    /// What the whole execution has cost.
+    pub spent: Spent,
+}
+
+/// The attempts of an execution that has no answer yet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExecutionLog {
+    /// In order.
+    pub attempts: Vec<Attempt>,
+    /// What they have cost.
+    pub spent: Spent,
+}
+
+/// An issue in the outbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IssueRecord {
+    /// Whose.
+    pub session: SessionId,
+    /// The issue.
+    pub issue: Issue,
+    /// Milliseconds since 1970.
+    pub created_ms: u64,
+    /// Its receipt: where it was filed. `None`: not yet.
+    pub url: Option<String>,
+}
+
+/// The idea's text as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct IdeaRecord {
+    pub(crate) title: String,
+    pub(crate) body: String,
+}
+
+/// A manual task's files.
+pub(crate) type ManualFiles = Vec<(RepoPath, String)>;
+
+/// One write of a batch.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// A session's head.
+    Head(Box<Session>),
+    /// A session's idea.
+    Idea(SessionId, Box<Idea>),
+    /// A session's plan.
+    Plan(SessionId, Plan),
+    /// One milestone of a session.
+    Milestone(SessionId, Box<Milestone>),
+    /// The manual task of a milestone.
+    Manual(SessionId, u32, ManualFiles),
+    /// An issue for the outbox, and when it was made (milliseconds since 1970).
+    Issue(SessionId, Box<Issue>, u64),
+    /// An issue's receipt.
+    Delivered(Box<IssueRecord>),
+}
+
+/// A session as it is taken up.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Its state.
+    pub run: Run,
+    /// Its idea.
+    pub idea: Idea,
+    /// What its steps have cost, those in flight included.
+    pub spent: Spent,
+}
+
+/// A session as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// The head.
+    pub session: Session,
+    /// `None` before there is one.
+    pub plan: Option<Plan>,
+    /// Those begun, in order.
+    pub milestones: Vec<Milestone>,
+    /// In the order in which they were filed.
+    pub issues: Vec<IssueRecord>,
+}
+
+/// How many sessions stand where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Queued, at work or interrupted.
+    pub unfinished: usize,
+    /// Done.
+    pub completed: usize,
+    /// Failed.
+    pub failed: usize,
+    /// Cancelled.
+    pub cancelled: usize,
+}

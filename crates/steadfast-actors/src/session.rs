@@ -1,0 +1,528 @@
+//! One session: carries out what [`Run::action`] says and feeds what happened back into it.
+//!
+//! Invariant: a transition and all that goes with it (plan, milestone, issues) is durable, in one batch, before the next
+//! action begins.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use steadfast_core::ids::{Role, SessionId};
+use steadfast_core::plan::Plan;
+use steadfast_core::restart::{Restart, RestartBudget};
+use steadfast_core::session::{
+    Action, AgentResult, AgentTask, Event as Happened, Follow, Interrupt, Phase, ReviewOutcome, Run, Stage, StepKey,
+    Writer,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::aggregator::{Aggregator, AggregatorArgs, AggregatorMsg};
+use crate::context::{CoderWork, SessionContext};
+use crate::event::Event;
+use crate::file_agent::StopReason;
+use crate::issues;
+use crate::records::Write;
+use crate::supervisor::SupervisorMsg;
+use crate::task::{TaskGuard, report_back};
+use crate::worker::Executed;
+
+/// What a session is told.
+pub(crate) enum SessionMsg {
+    /// The task of an action ended, or panicked with this text.
+    ActionEnded(Result<Result<Done, StopReason>, String>),
+    /// The aggregator has all results.
+    AgentsEnded(Vec<(usize, AgentResult)>),
+    /// Something that ends the session for now.
+    CannotGoOn(StopReason),
+    /// Save and stand still. Answered when that is durable, or with why it is not.
+    Interrupt {
+        /// Why.
+        interrupt: Interrupt,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Its owner stops it. Answered when that is durable, or with why it is not.
+    Cancel(oneshot::Sender<Result<(), String>>),
+    /// Ends the actor with a panic. For tests of supervision.
+    #[cfg(test)]
+    Crash,
+}
+
+/// What the task of an action brings.
+pub(crate) enum Done {
+    /// Something happened.
+    Event(Happened),
+    /// The transition is durable and the files lie ready: the aggregator may begin.
+    ReadyToWrite {
+        /// What the agents need to know.
+        work: Arc<CoderWork>,
+        /// The agents.
+        tasks: Vec<AgentTask>,
+    },
+    /// The last transition is durable, and there is nothing more to do.
+    Rest,
+}
+
+/// What a session is started with.
+#[derive(Clone)]
+pub(crate) struct SessionArgs {
+    /// Its surroundings.
+    pub context: Arc<SessionContext>,
+    /// As it was loaded or submitted.
+    pub run: Run,
+    /// Who wants to hear of its end.
+    pub supervisor: ActorRef<SupervisorMsg>,
+}
+
+/// The state of a session actor.
+pub(crate) struct SessionState {
+    args: SessionArgs,
+    run: Run,
+    /// The worktree holds the milestone's files as the state says.
+    prepared: bool,
+    /// Writes handed to the running task, until they are known to be durable.
+    unsaved: Vec<Write>,
+    task: Option<TaskGuard>,
+    aggregator: Option<(ActorId, ActorRef<AggregatorMsg>)>,
+    restarts: RestartBudget,
+    origin: Instant,
+}
+
+/// The actor of one session.
+pub(crate) struct SessionActor;
+
+impl Actor for SessionActor {
+    type Msg = SessionMsg;
+    type State = SessionState;
+    type Arguments = SessionArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SessionMsg>,
+        args: SessionArgs,
+    ) -> Result<SessionState, ActorProcessingErr> {
+        let settings = &args.context.settings;
+        let restarts = RestartBudget::new(settings.max_restarts, settings.restart_window);
+        let mut state = SessionState {
+            run: args.run.clone(),
+            args,
+            prepared: false,
+            unsaved: Vec::new(),
+            task: None,
+            aggregator: None,
+            restarts,
+            origin: Instant::now(),
+        };
+        let now = state.now_ms();
+        state.run.start(now);
+        state.tell_moved();
+        let writes = state.writes(Vec::new());
+        state.act(&myself, writes);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SessionMsg>,
+        msg: SessionMsg,
+        state: &mut SessionState,
+    ) -> Result<(), ActorProcessingErr> {
+        match msg {
+            SessionMsg::ActionEnded(Ok(Ok(done))) => {
+                state.task = None;
+                state.unsaved.clear();
+                match done {
+                    Done::Event(happened) => state.happened(&myself, happened),
+                    Done::ReadyToWrite { work, tasks } => state.aggregate(&myself, work, tasks).await?,
+                    Done::Rest => state.over(&myself),
+                }
+            }
+            SessionMsg::ActionEnded(Ok(Err(reason))) | SessionMsg::CannotGoOn(reason) => {
+                state.halt();
+                state.cannot_go_on(&myself, reason);
+            }
+            // The supervisor starts the session again from what is saved.
+            SessionMsg::ActionEnded(Err(panic)) => return Err(panic.into()),
+            SessionMsg::AgentsEnded(results) => {
+                state.aggregator = None;
+                state.happened(&myself, Happened::AgentsEnded(results));
+            }
+            SessionMsg::Interrupt { interrupt, reply } => {
+                state.halt();
+                state.end_now(&myself, Happened::Interrupted(interrupt), reply);
+            }
+            SessionMsg::Cancel(reply) => {
+                state.halt();
+                state.end_now(&myself, Happened::Cancelled, reply);
+            }
+            #[cfg(test)]
+            SessionMsg::Crash => panic!("told to crash"),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<SessionMsg>,
+        event: SupervisionEvent,
+        state: &mut SessionState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (id, error) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, Some(reason)) => (cell.get_id(), reason),
+            SupervisionEvent::ActorTerminated(_, _, None)
+            | SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        if state.aggregator.as_ref().is_some_and(|(current, _)| *current == id) {
+            state.aggregator = None;
+            state.aggregator_failed(&myself, &error);
+        }
+        Ok(())
+    }
+}
+
+impl SessionState {
+    fn now_ms(&self) -> u64 {
+        (self.args.context.clock)()
+    }
+
+    fn id(&self) -> &SessionId {
+        &self.run.session.id
+    }
+
+    /// Ends all work under way. What it had bought is durable already, or is lost with its call.
+    fn halt(&mut self) {
+        self.task = None;
+        if let Some((_, aggregator)) = self.aggregator.take() {
+            aggregator.kill();
+        }
+    }
+
+    /// Takes in what happened, and goes on once that is durable.
+    fn happened(&mut self, myself: &ActorRef<SessionMsg>, happened: Happened) {
+        self.tell(&happened);
+        let writes = self.apply(happened);
+        self.act(myself, writes);
+    }
+
+    fn apply(&mut self, happened: Happened) -> Vec<Write> {
+        let now = self.now_ms();
+        let before = (self.run.session.phase, self.run.session.current);
+        let planned = matches!(happened, Happened::Planned { .. });
+        self.run.session.spent = self.args.context.ledger.spent(self.id());
+        let mut follow = self.run.apply(happened, &self.args.context.settings.session, now);
+        let mut writes = Vec::new();
+        if planned {
+            writes.extend(self.run.plan.clone().map(|plan| Write::Plan(self.id().clone(), plan)));
+        }
+        if follow.contains(&Follow::MilestoneDone) {
+            self.milestone_done(&mut writes);
+            follow.extend(self.run.advance(now));
+            self.prepared = true;
+        }
+        self.tell_follow(&follow);
+        if (self.run.session.phase, self.run.session.current) != before {
+            self.tell_moved();
+        }
+        self.writes(writes)
+    }
+
+    /// The head and the milestone at work go with every transition.
+    fn writes(&self, mut writes: Vec<Write>) -> Vec<Write> {
+        writes.push(Write::Head(Box::new(self.run.session.clone())));
+        if let Some(milestone) = &self.run.milestone {
+            writes.push(Write::Milestone(self.id().clone(), Box::new(milestone.clone())));
+        }
+        writes
+    }
+
+    fn milestone_done(&self, writes: &mut Vec<Write>) {
+        let Some(milestone) = &self.run.milestone else { return };
+        writes.push(Write::Milestone(self.id().clone(), Box::new(milestone.clone())));
+        for issue in issues::of_milestone(&self.run.session, milestone, &self.args.context.settings.issues) {
+            self.file(issue, writes);
+        }
+    }
+
+    fn file(&self, issue: steadfast_notify::Issue, writes: &mut Vec<Write>) {
+        let (session, title) = (self.id().clone(), issue.title.clone());
+        self.args.context.events.tell(Event::IssueFiled { session, title });
+        writes.push(Write::Issue(self.id().clone(), Box::new(issue), self.run.session.updated_ms));
+    }
+
+    /// Saves, then does what comes next, as one task: the save first, and the action only when it is durable.
+    fn act(&mut self, myself: &ActorRef<SessionMsg>, writes: Vec<Write>) {
+        let action = self.run.action(&self.args.context.settings.session);
+        let context = Arc::clone(&self.args.context);
+        let run = self.run.clone();
+        self.unsaved.extend(writes.iter().cloned());
+        let files_issue = writes.iter().any(|write| matches!(write, Write::Issue(..)));
+        let prepared = std::mem::replace(&mut self.prepared, true);
+        let work = async move {
+            context.keeper.save(writes).await.map_err(|error| StopReason::NotSaved(error.to_string()))?;
+            if files_issue {
+                context.wake_outbox();
+            }
+            perform(&context, &run, action, prepared).await
+        };
+        self.task = Some(report_back(myself.clone(), work, SessionMsg::ActionEnded));
+    }
+
+    async fn aggregate(
+        &mut self,
+        myself: &ActorRef<SessionMsg>,
+        work: Arc<CoderWork>,
+        tasks: Vec<AgentTask>,
+    ) -> Result<(), ActorProcessingErr> {
+        let context = Arc::clone(&self.args.context);
+        let args = AggregatorArgs { context, work, tasks, session: myself.clone() };
+        match Actor::spawn_linked(None, Aggregator, args, myself.get_cell()).await {
+            Ok((aggregator, _)) => self.aggregator = Some((aggregator.get_id(), aggregator)),
+            // A start that fails brings no supervision event; it spends the same budget.
+            Err(error) => self.aggregator_failed(myself, &error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn aggregator_failed(&mut self, myself: &ActorRef<SessionMsg>, error: &str) {
+        let again = self.restarts.spend(self.origin.elapsed()) == Restart::Again;
+        let actor = format!("aggregator of session {}", self.id());
+        self.args.context.events.tell(Event::ActorFailed { actor, error: error.to_owned(), restarted: again });
+        if again {
+            // Answers that had come are durable and will be found; the files are laid out again.
+            self.prepared = false;
+            self.act(myself, Vec::new());
+        } else {
+            let reason = format!("the aggregator of milestone {} keeps failing: {error}", self.run.session.current);
+            self.cannot_go_on(myself, StopReason::Broken(reason));
+        }
+    }
+
+    fn cannot_go_on(&mut self, myself: &ActorRef<SessionMsg>, reason: StopReason) {
+        let happened = match reason {
+            StopReason::Budget(reason) => {
+                let at_ms = self.now_ms();
+                Happened::Interrupted(Interrupt { reason, at_ms, emergency: false, parked: true })
+            }
+            StopReason::Broken(reason) => Happened::Failed(reason),
+            StopReason::NotSaved(reason) => {
+                // Nothing may be built on what is not durable, and saying so cannot be saved either.
+                self.args.context.events.tell(Event::Interrupted {
+                    session: self.id().clone(),
+                    idea: self.run.session.idea.clone(),
+                    reason: format!("its state could not be saved: {reason}"),
+                });
+                let _ = self.args.supervisor.cast(SupervisorMsg::SaveFailed { session: self.id().clone(), reason });
+                myself.stop(None);
+                return;
+            }
+        };
+        self.tell(&happened);
+        let reason = match &happened {
+            Happened::Interrupted(interrupt) => interrupt.reason.clone(),
+            Happened::Failed(error) => error.clone(),
+            _ => String::new(),
+        };
+        let mut writes = self.apply(happened);
+        let issue = issues::stopped(&self.run.session, &reason, &self.args.context.settings.issues);
+        self.file(issue, &mut writes);
+        self.act(myself, writes);
+    }
+
+    /// Saves an end that was ordered, answers, and stops.
+    fn end_now(
+        &mut self,
+        myself: &ActorRef<SessionMsg>,
+        happened: Happened,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) {
+        self.tell(&happened);
+        let mut writes = std::mem::take(&mut self.unsaved);
+        writes.extend(self.apply(happened));
+        let context = Arc::clone(&self.args.context);
+        let run = self.run.clone();
+        let work = async move {
+            let saved = context.keeper.save(writes).await.map_err(|error| error.to_string());
+            let failed = saved.is_err();
+            // Whoever ordered it may have given up waiting; the state is saved all the same.
+            let _ = reply.send(saved.clone());
+            if failed {
+                return Err(StopReason::NotSaved(saved.err().unwrap_or_default()));
+            }
+            perform(&context, &run, Action::Rest, true).await
+        };
+        self.task = Some(report_back(myself.clone(), work, SessionMsg::ActionEnded));
+    }
+
+    fn over(&mut self, myself: &ActorRef<SessionMsg>) {
+        let session = Box::new(self.run.session.clone());
+        // Fails only when the supervisor has gone, and this actor with it.
+        let _ = self.args.supervisor.cast(SupervisorMsg::SessionOver { session });
+        myself.stop(None);
+    }
+
+    fn tell_moved(&self) {
+        let session = &self.run.session;
+        let name = self.run.milestone.as_ref().map(|milestone| milestone.plan.name.clone());
+        self.args.context.events.tell(Event::SessionMoved {
+            session: session.id.clone(),
+            idea: session.idea.clone(),
+            phase: session.phase,
+            milestone: session.current,
+            n_milestones: session.n_milestones,
+            text: if session.phase == Phase::Failed { session.error.clone() } else { name },
+        });
+    }
+
+    fn tell(&self, happened: &Happened) {
+        let (events, session) = (&self.args.context.events, self.id().clone());
+        let milestone = self.run.session.current;
+        match happened {
+            Happened::Planned { plan, degraded } => {
+                let milestones = plan.milestones.iter().map(|milestone| milestone.name.clone()).collect();
+                events.tell(Event::Planned { session, milestones, degraded: *degraded });
+            }
+            Happened::Reviewed(outcome) => events.tell(Event::Reviewed {
+                session,
+                milestone,
+                approved: outcome.review.approved,
+                code_quality: outcome.review.code_quality,
+                n_issues: outcome.review.issues.len(),
+            }),
+            Happened::Committed(commit) => {
+                let (commit, branch) = (commit.clone(), self.run.session.branch.clone());
+                events.tell(Event::Committed { session, milestone, commit, branch });
+            }
+            Happened::Interrupted(interrupt) => {
+                let (idea, reason) = (self.run.session.idea.clone(), interrupt.reason.clone());
+                events.tell(Event::Interrupted { session, idea, reason });
+            }
+            Happened::Degraded(_) => {
+                let place = self.args.context.place(Role::Coder, Some(milestone), None);
+                events.tell(Event::Degraded { place, stand_in: "manual" });
+            }
+            Happened::BaselineChecked(_)
+            | Happened::AgentsEnded(_)
+            | Happened::Checked(_)
+            | Happened::Failed(_)
+            | Happened::Resumed
+            | Happened::Retried
+            | Happened::Cancelled => {}
+        }
+    }
+
+    fn tell_follow(&self, follow: &[Follow]) {
+        let (events, session) = (&self.args.context.events, self.id());
+        let milestone = self.run.session.current;
+        for follow in follow {
+            match follow {
+                Follow::Judged { ok, all, verdict, again } => events.tell(Event::Judged {
+                    session: session.clone(),
+                    milestone,
+                    ok: *ok,
+                    all: *all,
+                    verdict: *verdict,
+                    again: *again,
+                }),
+                Follow::FixesWanted { round } => {
+                    events.tell(Event::FixRound { session: session.clone(), milestone, round: *round });
+                }
+                Follow::MilestoneDone | Follow::Ended => {}
+            }
+        }
+    }
+}
+
+/// Does one action. Every part of it can be done again.
+async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepared: bool) -> Result<Done, StopReason> {
+    let milestone = run.milestone.as_ref();
+    if !prepared && action != Action::Rest {
+        context.prepare(run).await?;
+    }
+    let current = || milestone.ok_or_else(|| StopReason::Broken("there is no milestone at work".to_owned()));
+    let happened = match action {
+        Action::Plan => plan(context).await?,
+        Action::Baseline => Happened::BaselineChecked(context.baseline().await?),
+        Action::Write { agents, roll_back } => {
+            if roll_back && prepared {
+                context.lay_out(current()?).await?;
+            }
+            let work = Arc::new(context.coder_work(run, current()?).await?);
+            return Ok(Done::ReadyToWrite { work, tasks: agents });
+        }
+        Action::Degrade => Happened::Degraded(context.degrade(run, current()?).await?),
+        Action::Check => Happened::Checked(context.check(current()?.index).await?),
+        Action::Review { step, static_only } => review(context, run, step, static_only).await?,
+        Action::Commit(intent) => Happened::Committed(context.commit(&run.session, current()?, &intent).await?),
+        Action::Rest => {
+            context.rest(&run.session).await;
+            return Ok(Done::Rest);
+        }
+    };
+    Ok(Done::Event(happened))
+}
+
+async fn plan(context: &Arc<SessionContext>) -> Result<Happened, StopReason> {
+    let task = context.planner_task().await?;
+    let place = task.place.clone();
+    match context.execute(task).await {
+        Executed::Answered(answer) => {
+            // The worker accepted it, so it reads; a store that changed it would have been noticed by its checksum.
+            let plan = steadfast_prompt::answer::plan(&answer.text)
+                .map_err(|fault| StopReason::Broken(format!("the saved plan does not read: {fault}")))?;
+            Ok(Happened::Planned { plan, degraded: false })
+        }
+        Executed::Exhausted { attempts } if context.settings.session.graceful_degradation => {
+            let _ = attempts;
+            context.events.tell(Event::Degraded { place, stand_in: "template" });
+            Ok(Happened::Planned { plan: Plan::template(), degraded: true })
+        }
+        Executed::Exhausted { attempts } => Err(StopReason::Broken(format!(
+            "no planner answered, and graceful_degradation is off: {}",
+            crate::context::why_exhausted(&attempts)
+        ))),
+        Executed::BudgetSpent(reason) => Err(StopReason::Budget(reason)),
+        Executed::NotSaved(reason) => Err(StopReason::NotSaved(reason)),
+    }
+}
+
+async fn review(
+    context: &Arc<SessionContext>,
+    run: &Run,
+    step: StepKey,
+    static_only: bool,
+) -> Result<Happened, StopReason> {
+    let Some(milestone) = &run.milestone else {
+        return Err(StopReason::Broken("there is no milestone to review".to_owned()));
+    };
+    let place = context.place(Role::Reviewer, Some(milestone.index), None);
+    if !static_only {
+        let task = context.reviewer_task(run, milestone, step).await?;
+        match context.execute(task).await {
+            Executed::Answered(answer) => {
+                let review = steadfast_prompt::answer::review(&answer.text)
+                    .map_err(|fault| StopReason::Broken(format!("the saved review does not read: {fault}")))?;
+                let writer = Writer::Model { model: answer.model, fallback: answer.fallback };
+                return Ok(Happened::Reviewed(ReviewOutcome { review, writer, degraded: false }));
+            }
+            Executed::Exhausted { attempts } if !context.settings.session.graceful_degradation => {
+                let why = crate::context::why_exhausted(&attempts);
+                let reason = format!("no reviewer answered, and graceful_degradation is off: {why}");
+                return Err(StopReason::Broken(reason));
+            }
+            Executed::Exhausted { .. } => {}
+            Executed::BudgetSpent(reason) => return Err(StopReason::Budget(reason)),
+            Executed::NotSaved(reason) => return Err(StopReason::NotSaved(reason)),
+        }
+    }
+    context.events.tell(Event::Degraded { place, stand_in: "static-checks" });
+    let review = context.static_review(&run.session, milestone).await?;
+    let writer = Writer::StandIn("static-checks".to_owned());
+    Ok(Happened::Reviewed(ReviewOutcome { review, writer, degraded: true }))
+}
+
+/// Whether the milestone's files must lie in the worktree before the next action.
+pub(crate) fn needs_files(stage: &Stage) -> bool {
+    !matches!(stage, Stage::Degrading | Stage::Done)
+}

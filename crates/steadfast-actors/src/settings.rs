@@ -1,0 +1,106 @@
+//! What the actors are configured with. The binary makes it from its configuration; nothing here knows files or keys.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_core::breaker::BreakerConfig;
+use steadfast_core::failover;
+use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::session;
+use steadfast_model::ModelClient;
+use steadfast_notify::IssueTracker;
+use steadfast_prompt::Templates;
+use steadfast_repo::Exclude;
+
+use crate::budget::Limits;
+
+/// One model.
+#[derive(Clone)]
+pub struct ModelSettings {
+    /// How it is reached, or why it cannot be (`UNAVAILABLE`).
+    pub client: Result<Arc<dyn ModelClient>, String>,
+    /// Of one call.
+    pub timeout: Duration,
+    /// In tokens; `None`: not known.
+    pub context_window: Option<u32>,
+    /// The limit told to the provider; `None`: the provider's own.
+    pub max_output_tokens: Option<u32>,
+    /// Calls at once.
+    pub max_concurrency: NonZeroUsize,
+    /// Millionths of the currency per million tokens: input, output.
+    pub price_micros: Option<(u64, u64)>,
+}
+
+/// Issues for people.
+#[derive(Debug, Clone, Default)]
+pub struct IssueSettings {
+    /// Whom they are for.
+    pub assignee: Option<String>,
+    /// Labels for the tracker.
+    pub labels: Vec<String>,
+}
+
+/// Everything.
+#[derive(Clone)]
+pub struct Settings {
+    /// Holds the store, the worktrees and the local issues.
+    pub state_dir: PathBuf,
+    /// Sessions at work at once; more wait.
+    pub max_sessions: NonZeroUsize,
+    /// Restarts of one actor within [`Settings::restart_window`] before it counts as failing for good.
+    pub max_restarts: u32,
+    /// See [`Settings::max_restarts`].
+    pub restart_window: Duration,
+    /// How long the actors may take to save and end at a shutdown.
+    pub shutdown_grace: Duration,
+    /// Each role's models in priority order.
+    pub roles: BTreeMap<Role, Vec<ModelId>>,
+    /// Every model of every role.
+    pub models: Arc<BTreeMap<ModelId, ModelSettings>>,
+    /// Of every model.
+    pub breaker: BreakerConfig,
+    /// Of every execution.
+    pub failover: failover::Policy,
+    /// The first model of each role fails on purpose.
+    pub fail_primary: bool,
+    /// The way of a session.
+    pub session: session::Policy,
+    /// File agents of one session at once.
+    pub max_parallel_agents: NonZeroUsize,
+    /// Commands.
+    pub checks: Vec<String>,
+    /// For each check by itself.
+    pub check_timeout: Duration,
+    /// The program that keeps the checks in; `None`: they run unconfined, as the operator said in so many words.
+    pub bwrap: Option<PathBuf>,
+    /// Files and folders that a confined check does not see: the state directory, key files.
+    pub hidden: Vec<PathBuf>,
+    /// Files that never go into a prompt.
+    pub exclude: Arc<Exclude>,
+    /// The prompts.
+    pub templates: Arc<Templates>,
+    /// What may be bought.
+    pub limits: Limits,
+    /// Issues for people.
+    pub issues: IssueSettings,
+    /// Where they are filed.
+    pub tracker: Arc<dyn IssueTracker>,
+}
+
+impl Settings {
+    /// The role's models in priority order; never empty in a checked configuration.
+    pub fn role(&self, role: Role) -> &[ModelId] {
+        self.roles.get(&role).map_or(&[], Vec::as_slice)
+    }
+
+    /// Tokens that a prompt of the role may take: half of its first model's window, the rest is for the answer.
+    /// A window that is not configured counts as 32,768, which every current hosted model exceeds.
+    pub fn prompt_budget(&self, role: Role) -> usize {
+        let window = |model: &ModelId| self.models.get(model).and_then(|settings| settings.context_window);
+        let first = self.role(role).first().and_then(window).unwrap_or(32_768);
+        (first / 2) as usize
+    }
+}

@@ -1,0 +1,768 @@
+//! Spawns everything, starts again what fails, lets so many sessions work at once, and ends it all in order.
+//!
+//! Invariant: a submission is durable before it is acknowledged, and at a shutdown every session is saved before any
+//! actor that it saves through ends.
+
+mod handle;
+
+pub(crate) use handle::wall_clock_ms;
+pub use handle::{Handle, start};
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use steadfast_core::ids::{ModelId, Role, SessionId};
+use steadfast_core::restart::{Restart, RestartBudget};
+use steadfast_core::session::{Event as Happened, Interrupt, Phase, Run, Session};
+use steadfast_prompt::Idea;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::budget::Ledger;
+use crate::checkpoint_keeper::Keeper;
+use crate::context::SessionContext;
+use crate::directory::Directory;
+use crate::event::{Event, Events};
+use crate::model::{BreakerMemory, ModelActor, ModelArgs, ModelMsg, ModelStatus, Recoveries, SharedNetwork};
+use crate::outbox::{Outbox, OutboxArgs, OutboxMsg};
+use crate::records::Write;
+use crate::session::{SessionActor, SessionArgs, SessionMsg};
+use crate::settings::Settings;
+use crate::task::{TaskGuard, report_back};
+use crate::worker::{Worker, WorkerArgs};
+
+/// An idea that is to become a session.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The session at its start.
+    pub session: Session,
+    /// Its idea.
+    pub idea: Idea,
+}
+
+/// Why an idea was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The same idea is at work, or waits, on the same repository.
+    #[error("idea {idea} is already at work on this repository, as session {session}")]
+    Running {
+        /// The idea.
+        idea: String,
+        /// Its session.
+        session: SessionId,
+    },
+    /// The same idea on the same repository stands still and can go on.
+    #[error(
+        "idea {idea} was interrupted on this repository: go on with `steadfast resume {session}`, or give it up with `steadfast cancel {session}`"
+    )]
+    Interrupted {
+        /// The idea.
+        idea: String,
+        /// Its session.
+        session: SessionId,
+    },
+    /// It could not be made durable, so it was not taken.
+    #[error("the session could not be saved: {0}")]
+    NotSaved(String),
+    /// The supervisor is ending.
+    #[error("steadfast is shutting down and takes no new work")]
+    ShuttingDown,
+}
+
+/// Why an order about a session was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SupervisorError {
+    /// There is no such session.
+    #[error("there is no session or idea {0}")]
+    Unknown(String),
+    /// It is over, so there is nothing to resume, retry or cancel.
+    #[error("session {session} is {phase}: {why}")]
+    NotPossible {
+        /// Which.
+        session: SessionId,
+        /// Where it stands.
+        phase: &'static str,
+        /// Why the order makes no sense.
+        why: &'static str,
+    },
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(String),
+    /// The supervisor is ending, or has ended.
+    #[error("steadfast is shutting down")]
+    ShuttingDown,
+}
+
+/// How a role stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleStatus {
+    /// Which.
+    pub role: Role,
+    /// Its models in priority order.
+    pub models: Vec<(ModelId, ModelStatus)>,
+}
+
+/// How everything stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// In the order of [`Role::ALL`].
+    pub roles: Vec<RoleStatus>,
+    /// Sessions at work.
+    pub active: Vec<SessionId>,
+    /// Sessions that wait, first come first.
+    pub queued: Vec<SessionId>,
+}
+
+/// What the supervisor is told.
+pub(crate) enum SupervisorMsg {
+    /// A new session. Answered when it is durable.
+    Submit {
+        /// What.
+        submission: Box<Submission>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<SessionId, SubmitError>>,
+    },
+    /// A submission was saved, or not.
+    Submitted {
+        /// Which.
+        session: SessionId,
+        /// Who waits.
+        reply: oneshot::Sender<Result<SessionId, SubmitError>>,
+        /// What came of it.
+        saved: Result<(), String>,
+    },
+    /// Take up an interrupted session, or a failed or cancelled one with `retry`.
+    TakeUp {
+        /// Which.
+        session: SessionId,
+        /// Failed and cancelled ones, too.
+        retry: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), SupervisorError>>,
+    },
+    /// Stop a session and keep its branch.
+    Cancel {
+        /// Which.
+        session: SessionId,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), SupervisorError>>,
+    },
+    /// A session stopped by itself: it is over, or stands still.
+    SessionOver {
+        /// As it was saved.
+        session: Box<Session>,
+    },
+    /// A session's state cannot be made durable.
+    SaveFailed {
+        /// Whose.
+        session: SessionId,
+        /// Why.
+        reason: String,
+    },
+    /// Answered when the session is over or stands still; at once, where it is not at work.
+    Wait {
+        /// Which.
+        session: SessionId,
+        /// Where the answer goes.
+        reply: oneshot::Sender<()>,
+    },
+    /// How does it stand?
+    Status(oneshot::Sender<Status>),
+    /// An asked-for status is complete.
+    Reset {
+        /// Which model; `None`: all.
+        model: Option<ModelId>,
+        /// How many breakers were reset, when done.
+        reply: oneshot::Sender<usize>,
+    },
+    /// Save everything and end.
+    Shutdown {
+        /// For a person.
+        reason: String,
+        /// Sessions that were saved, when all is done.
+        reply: oneshot::Sender<Vec<SessionId>>,
+    },
+    /// Every session has answered the shutdown, or had its time.
+    SessionsSaved {
+        /// Those that were saved.
+        saved: Vec<SessionId>,
+        /// Who waits.
+        reply: oneshot::Sender<Vec<SessionId>>,
+    },
+}
+
+/// What the supervisor is started with.
+pub(crate) struct SupervisorArgs {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) keeper: Keeper,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) events: Events,
+    pub(crate) clock: fn() -> u64,
+    pub(crate) emergency: watch::Sender<Option<String>>,
+}
+
+/// A child that is not a session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Shared {
+    Model(ModelId),
+    Worker(Role),
+    Outbox,
+}
+
+/// The state of the supervisor.
+pub(crate) struct SupervisorState {
+    args: SupervisorArgs,
+    directory: Arc<Directory>,
+    network: Arc<SharedNetwork>,
+    recoveries: Arc<Recoveries>,
+    shared: HashMap<ActorId, Shared>,
+    shared_restarts: HashMap<Shared, RestartBudget>,
+    sessions: HashMap<SessionId, ActorRef<SessionMsg>>,
+    session_restarts: HashMap<SessionId, RestartBudget>,
+    /// Idea and repository of each session that is at work, waits, or is being saved.
+    taken: HashMap<SessionId, (String, String)>,
+    queue: VecDeque<SessionId>,
+    /// Saved submissions whose session has not begun.
+    fresh: HashSet<SessionId>,
+    waiters: HashMap<SessionId, Vec<oneshot::Sender<()>>>,
+    saving: HashMap<SessionId, TaskGuard>,
+    shutting_down: Option<TaskGuard>,
+    origin: Instant,
+}
+
+/// The actor at the root.
+pub(crate) struct Supervisor;
+
+impl Actor for Supervisor {
+    type Msg = SupervisorMsg;
+    type State = SupervisorState;
+    type Arguments = SupervisorArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SupervisorMsg>,
+        args: SupervisorArgs,
+    ) -> Result<SupervisorState, ActorProcessingErr> {
+        let mut state = SupervisorState {
+            args,
+            directory: Arc::default(),
+            network: Arc::default(),
+            recoveries: Arc::new(watch::Sender::new(HashMap::new())),
+            shared: HashMap::new(),
+            shared_restarts: HashMap::new(),
+            sessions: HashMap::new(),
+            session_restarts: HashMap::new(),
+            taken: HashMap::new(),
+            queue: VecDeque::new(),
+            fresh: HashSet::new(),
+            waiters: HashMap::new(),
+            saving: HashMap::new(),
+            shutting_down: None,
+            origin: Instant::now(),
+        };
+        let models: Vec<ModelId> = state.args.settings.models.keys().cloned().collect();
+        let all = models.into_iter().map(Shared::Model).chain(Role::ALL.map(Shared::Worker)).chain([Shared::Outbox]);
+        for child in all {
+            state.spawn_shared(&myself, child).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SupervisorMsg>,
+        msg: SupervisorMsg,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match msg {
+            SupervisorMsg::Submit { submission, reply } => state.submit(&myself, *submission, reply),
+            SupervisorMsg::Submitted { session, reply, saved } => state.submitted(session, reply, saved),
+            SupervisorMsg::TakeUp { session, retry, reply } => {
+                let _ = reply.send(state.take_up(&session, retry));
+            }
+            SupervisorMsg::Cancel { session, reply } => state.cancel(&myself, &session, reply),
+            SupervisorMsg::SessionOver { session } => state.forget(&session.id),
+            SupervisorMsg::SaveFailed { session, reason } => {
+                state.forget(&session);
+                state.emergency(format!("session {session} could not be saved: {reason}"));
+            }
+            SupervisorMsg::Wait { session, reply } => {
+                if state.taken.contains_key(&session) {
+                    state.waiters.entry(session).or_default().push(reply);
+                } else {
+                    let _ = reply.send(());
+                }
+            }
+            SupervisorMsg::Status(reply) => state.status(reply),
+            SupervisorMsg::Reset { model, reply } => state.reset(model, reply),
+            SupervisorMsg::Shutdown { reason, reply } => state.shut_down(&myself, reason, reply),
+            SupervisorMsg::SessionsSaved { saved, reply } => {
+                // The keeper outlives this actor: whoever holds the handle ends it last.
+                let _ = reply.send(saved);
+                myself.stop(None);
+                return Ok(());
+            }
+        }
+        state.start_sessions(&myself).await;
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<SupervisorMsg>,
+        event: SupervisionEvent,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (id, error) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, Some(reason)) => (cell.get_id(), reason),
+            SupervisionEvent::ActorTerminated(..)
+            | SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        if state.shutting_down.is_some() {
+            return Ok(());
+        }
+        if let Some(child) = state.shared.remove(&id) {
+            state.shared_failed(&myself, child, error).await;
+        } else if let Some(session) = state.session_of(id) {
+            state.session_failed(&myself, session, error).await;
+        }
+        state.start_sessions(&myself).await;
+        Ok(())
+    }
+}
+
+impl SupervisorState {
+    async fn spawn_shared(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        child: Shared,
+    ) -> Result<(), ActorProcessingErr> {
+        let settings = &self.args.settings;
+        let events = self.args.events.clone();
+        let id = match &child {
+            Shared::Model(model) => {
+                let Some(model_settings) = settings.models.get(model) else { return Ok(()) };
+                let args = ModelArgs {
+                    model: model.clone(),
+                    client: model_settings.client.clone(),
+                    breaker: BreakerSettings::of(settings, model_settings.timeout),
+                    max_concurrency: model_settings.max_concurrency,
+                    network: Arc::clone(&self.network),
+                    memory: Arc::new(self.args.keeper.clone()) as Arc<dyn BreakerMemory>,
+                    recoveries: Arc::clone(&self.recoveries),
+                    events,
+                };
+                let (actor, _) = Actor::spawn_linked(None, ModelActor, args, myself.get_cell()).await?;
+                let id = actor.get_id();
+                self.directory.set_model(model.clone(), actor);
+                id
+            }
+            Shared::Worker(role) => {
+                let args = WorkerArgs {
+                    role: *role,
+                    models: settings.role(*role).to_vec(),
+                    actors: Arc::clone(&self.directory) as Arc<dyn crate::worker::ModelDirectory>,
+                    settings: Arc::clone(&settings.models),
+                    policy: settings.failover.clone(),
+                    fail_primary: settings.fail_primary,
+                    keeper: self.args.keeper.clone(),
+                    ledger: Arc::clone(&self.args.ledger),
+                    recoveries: Arc::clone(&self.recoveries),
+                    events,
+                };
+                let (actor, _) = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
+                let id = actor.get_id();
+                self.directory.set_worker(*role, actor);
+                id
+            }
+            Shared::Outbox => {
+                let args = OutboxArgs { keeper: self.args.keeper.clone(), tracker: Arc::clone(&settings.tracker) };
+                let (actor, _) = Actor::spawn_linked(None, Outbox, args, myself.get_cell()).await?;
+                let id = actor.get_id();
+                self.directory.set_outbox(actor);
+                id
+            }
+        };
+        self.shared.insert(id, child);
+        Ok(())
+    }
+
+    async fn shared_failed(&mut self, myself: &ActorRef<SupervisorMsg>, child: Shared, error: String) {
+        let mut error = error;
+        loop {
+            let budget = self.shared_restarts.entry(child.clone()).or_insert_with(|| {
+                RestartBudget::new(self.args.settings.max_restarts, self.args.settings.restart_window)
+            });
+            let again = budget.spend(self.origin.elapsed()) == Restart::Again;
+            let actor = match &child {
+                Shared::Model(model) => format!("model {model}"),
+                Shared::Worker(role) => format!("worker {role}"),
+                Shared::Outbox => "outbox".to_owned(),
+            };
+            let text = error.clone();
+            self.args.events.tell(Event::ActorFailed { actor: actor.clone(), error: text, restarted: again });
+            if !again {
+                return self.emergency(format!("{actor} keeps failing: {error}"));
+            }
+            match self.spawn_shared(myself, child.clone()).await {
+                Ok(()) => return,
+                Err(next) => error = next.to_string(),
+            }
+        }
+    }
+
+    /// SPEC 8: whoever owns the process hears of it and begins the shutdown.
+    fn emergency(&self, reason: String) {
+        self.args.emergency.send_replace(Some(reason));
+    }
+
+    fn submit(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        submission: Submission,
+        reply: oneshot::Sender<Result<SessionId, SubmitError>>,
+    ) {
+        let Submission { session, idea } = submission;
+        if self.shutting_down.is_some() {
+            let _ = reply.send(Err(SubmitError::ShuttingDown));
+            return;
+        }
+        if let Err(error) = self.not_taken(&session) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let id = session.id.clone();
+        self.taken.insert(id.clone(), (session.idea.as_str().to_owned(), session.repo.clone()));
+        let keeper = self.args.keeper.clone();
+        let writes = vec![Write::Head(Box::new(session)), Write::Idea(id.clone(), Box::new(idea))];
+        let work = async move { keeper.save(writes).await.map_err(|error| error.to_string()) };
+        let saved = id.clone();
+        let report = move |end: Result<Result<(), String>, String>| SupervisorMsg::Submitted {
+            session: saved,
+            reply,
+            saved: end.unwrap_or_else(Err),
+        };
+        self.saving.insert(id, report_back(myself.clone(), work, report));
+    }
+
+    fn not_taken(&self, session: &Session) -> Result<(), SubmitError> {
+        let wanted = (session.idea.as_str(), session.repo.as_str());
+        let same = |(idea, repo): &(String, String)| (idea.as_str(), repo.as_str()) == wanted;
+        if let Some((running, _)) = self.taken.iter().find(|(_, taken)| same(taken)) {
+            return Err(SubmitError::Running { idea: session.idea.to_string(), session: running.clone() });
+        }
+        let unfinished = self.args.keeper.unfinished().map_err(|error| SubmitError::NotSaved(error.to_string()))?;
+        let found = unfinished.into_iter().find(|other| (other.idea.as_str(), other.repo.as_str()) == wanted);
+        found
+            .map_or(Ok(()), |other| Err(SubmitError::Interrupted { idea: session.idea.to_string(), session: other.id }))
+    }
+
+    fn submitted(
+        &mut self,
+        session: SessionId,
+        reply: oneshot::Sender<Result<SessionId, SubmitError>>,
+        saved: Result<(), String>,
+    ) {
+        self.saving.remove(&session);
+        let answer = match saved {
+            Ok(()) => {
+                self.queue.push_back(session.clone());
+                self.fresh.insert(session.clone());
+                Ok(session)
+            }
+            Err(error) => {
+                self.taken.remove(&session);
+                Err(SubmitError::NotSaved(error))
+            }
+        };
+        // Whoever submitted may have gone; the session is durable and goes on.
+        let _ = reply.send(answer);
+    }
+
+    fn take_up(&mut self, id: &SessionId, retry: bool) -> Result<(), SupervisorError> {
+        if self.shutting_down.is_some() {
+            return Err(SupervisorError::ShuttingDown);
+        }
+        let no =
+            |phase: Phase, why| Err(SupervisorError::NotPossible { session: id.clone(), phase: phase.as_str(), why });
+        let session = self.load_head(id)?;
+        if self.taken.contains_key(id) {
+            return no(session.phase, "it is at work or waits for its turn");
+        }
+        match session.phase {
+            Phase::Completed => return no(session.phase, "there is nothing left to do"),
+            Phase::Cancelled if !retry => return no(session.phase, "use `steadfast retry` to take it up again"),
+            Phase::Failed
+            | Phase::Cancelled
+            | Phase::Queued
+            | Phase::Planning
+            | Phase::Implementing
+            | Phase::Reviewing => {}
+        }
+        self.taken.insert(id.clone(), (session.idea.as_str().to_owned(), session.repo));
+        self.queue.push_back(id.clone());
+        Ok(())
+    }
+
+    fn load_head(&self, id: &SessionId) -> Result<Session, SupervisorError> {
+        let found = self.args.keeper.head(id).map_err(|error| SupervisorError::Store(error.to_string()))?;
+        found.ok_or_else(|| SupervisorError::Unknown(id.to_string()))
+    }
+
+    fn cancel(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        id: &SessionId,
+        reply: oneshot::Sender<Result<(), SupervisorError>>,
+    ) {
+        if let Some(actor) = self.sessions.get(id) {
+            let (asked, answer) = oneshot::channel();
+            let _ = actor.cast(SessionMsg::Cancel(asked));
+            tokio::spawn(async move {
+                let result = match answer.await {
+                    Ok(result) => result.map_err(SupervisorError::Store),
+                    Err(_gone) => Err(SupervisorError::Store("the session ended meanwhile".to_owned())),
+                };
+                let _ = reply.send(result);
+            });
+            return;
+        }
+        let session = match self.load_head(id) {
+            Ok(session) if session.phase.is_final() => {
+                let why = "there is nothing to cancel";
+                let error = SupervisorError::NotPossible { session: id.clone(), phase: session.phase.as_str(), why };
+                let _ = reply.send(Err(error));
+                return;
+            }
+            Ok(session) => session,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
+        self.queue.retain(|queued| queued != id);
+        let mut run = Run { session, plan: None, milestone: None };
+        run.apply(Happened::Cancelled, &self.args.settings.session, (self.args.clock)());
+        let keeper = self.args.keeper.clone();
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            let session = Box::new(run.session);
+            let saved = keeper.save(vec![Write::Head(session.clone())]).await;
+            let _ = myself.cast(SupervisorMsg::SessionOver { session });
+            let _ = reply.send(saved.map_err(|error| SupervisorError::Store(error.to_string())));
+        });
+    }
+
+    fn forget(&mut self, id: &SessionId) {
+        self.sessions.remove(id);
+        self.session_restarts.remove(id);
+        self.taken.remove(id);
+        self.fresh.remove(id);
+        self.args.ledger.close(id);
+        for waiter in self.waiters.remove(id).unwrap_or_default() {
+            let _ = waiter.send(());
+        }
+    }
+
+    async fn start_sessions(&mut self, myself: &ActorRef<SupervisorMsg>) {
+        while self.shutting_down.is_none() && self.sessions.len() < self.args.settings.max_sessions.get() {
+            let Some(id) = self.queue.pop_front() else { return };
+            if let Err(error) = self.start_session(myself, &id).await {
+                self.session_failed(myself, id, error).await;
+            }
+        }
+    }
+
+    async fn start_session(&mut self, myself: &ActorRef<SupervisorMsg>, id: &SessionId) -> Result<(), String> {
+        let loaded = self.args.keeper.load(id).map_err(|error| error.to_string())?;
+        let Some(mut loaded) = loaded else { return Err(format!("session {id} is not in the store")) };
+        let now = (self.args.clock)();
+        let policy = &self.args.settings.session;
+        // Whoever put it into the queue wants it to go on.
+        loaded.run.apply(Happened::Resumed, policy, now);
+        loaded.run.apply(Happened::Retried, policy, now);
+        let is_new = self.fresh.remove(id);
+        self.args.ledger.open(id, loaded.spent);
+        let context = SessionContext::new(
+            &self.args.settings,
+            &loaded,
+            self.args.keeper.clone(),
+            Arc::clone(&self.directory),
+            Arc::clone(&self.args.ledger),
+            self.args.events.clone(),
+            self.args.clock,
+            is_new,
+        );
+        let args = SessionArgs { context: Arc::new(context), run: loaded.run, supervisor: myself.clone() };
+        let spawned = Actor::spawn_linked(None, SessionActor, args, myself.get_cell()).await;
+        let (actor, _) = spawned.map_err(|error| error.to_string())?;
+        self.sessions.insert(id.clone(), actor);
+        Ok(())
+    }
+
+    fn session_of(&self, id: ActorId) -> Option<SessionId> {
+        self.sessions.iter().find(|(_, actor)| actor.get_id() == id).map(|(session, _)| session.clone())
+    }
+
+    /// A session actor failed: it starts again from its last checkpoint, or the session fails, and no other is touched.
+    async fn session_failed(&mut self, myself: &ActorRef<SupervisorMsg>, id: SessionId, error: String) {
+        self.sessions.remove(&id);
+        let mut error = error;
+        loop {
+            let settings = &self.args.settings;
+            let budget = self
+                .session_restarts
+                .entry(id.clone())
+                .or_insert_with(|| RestartBudget::new(settings.max_restarts, settings.restart_window));
+            let again = budget.spend(self.origin.elapsed()) == Restart::Again;
+            let (actor, text) = (format!("session {id}"), error.clone());
+            self.args.events.tell(Event::ActorFailed { actor, error: text, restarted: again });
+            if !again {
+                return self.give_up_session(&id, &error).await;
+            }
+            match self.start_session(myself, &id).await {
+                Ok(()) => return,
+                Err(next) => error = next,
+            }
+        }
+    }
+
+    async fn give_up_session(&mut self, id: &SessionId, error: &str) {
+        if let Ok(Some(mut loaded)) = self.args.keeper.load(id) {
+            let reason = format!("the session keeps failing: {error}");
+            let now = (self.args.clock)();
+            loaded.run.apply(Happened::Failed(reason.clone()), &self.args.settings.session, now);
+            let issue = crate::issues::stopped(&loaded.run.session, &reason, &self.args.settings.issues);
+            let head = Write::Head(Box::new(loaded.run.session));
+            let writes = vec![head, Write::Issue(id.clone(), Box::new(issue), now)];
+            if let Err(error) = self.args.keeper.save(writes).await {
+                self.emergency(format!("session {id} could not be saved: {error}"));
+            } else if let Some(outbox) = self.directory.outbox() {
+                let _ = outbox.cast(OutboxMsg::Wake);
+            }
+        }
+        self.forget(id);
+    }
+
+    fn status(&self, reply: oneshot::Sender<Status>) {
+        let (active, queued) = (self.sessions.keys().cloned().collect(), self.queue.iter().cloned().collect());
+        let (directory, settings) = (Arc::clone(&self.directory), Arc::clone(&self.args.settings));
+        tokio::spawn(async move {
+            let mut roles = Vec::new();
+            for role in Role::ALL {
+                let mut models = Vec::new();
+                for model in settings.role(role) {
+                    models.push((model.clone(), model_status(&directory, model).await));
+                }
+                roles.push(RoleStatus { role, models });
+            }
+            let _ = reply.send(Status { roles, active, queued });
+        });
+    }
+
+    fn reset(&self, model: Option<ModelId>, reply: oneshot::Sender<usize>) {
+        let directory = Arc::clone(&self.directory);
+        let models: Vec<ModelId> = match model {
+            Some(model) => vec![model],
+            None => self.args.settings.models.keys().cloned().collect(),
+        };
+        tokio::spawn(async move {
+            let mut n_reset = 0;
+            for model in models {
+                let Some(actor) = crate::worker::ModelDirectory::model(directory.as_ref(), &model) else { continue };
+                let (asked, answer) = oneshot::channel();
+                let _ = actor.cast(ModelMsg::Reset(asked));
+                n_reset += usize::from(answer.await.is_ok());
+            }
+            let _ = reply.send(n_reset);
+        });
+    }
+
+    fn shut_down(&mut self, myself: &ActorRef<SupervisorMsg>, reason: String, reply: oneshot::Sender<Vec<SessionId>>) {
+        if self.shutting_down.is_some() {
+            let _ = reply.send(Vec::new());
+            return;
+        }
+        if !self.taken.is_empty() {
+            let step = format!("{reason}: saving {} session(s)", self.taken.len());
+            self.args.events.tell(Event::Shutdown { step });
+        }
+        let interrupt = Interrupt { reason, at_ms: (self.args.clock)(), emergency: true, parked: false };
+        let mut answers = Vec::new();
+        for (id, actor) in &self.sessions {
+            let (asked, answer) = oneshot::channel();
+            let _ = actor.cast(SessionMsg::Interrupt { interrupt: interrupt.clone(), reply: asked });
+            answers.push((id.clone(), answer));
+        }
+        let (keeper, queue, clock) = (self.args.keeper.clone(), self.queue.clone(), self.args.clock);
+        let policy = self.args.settings.session.clone();
+        let grace = self.args.settings.shutdown_grace;
+        let outbox = self.directory.outbox();
+        let work = async move {
+            let mut saved = Vec::new();
+            for (id, answer) in answers {
+                if let Ok(Ok(())) = answer.await {
+                    saved.push(id);
+                }
+            }
+            for id in queue {
+                if let Ok(Some(session)) = keeper.head(&id) {
+                    let mut run = Run { session, plan: None, milestone: None };
+                    run.apply(Happened::Interrupted(interrupt.clone()), &policy, clock());
+                    if keeper.save(vec![Write::Head(Box::new(run.session))]).await.is_ok() {
+                        saved.push(id);
+                    }
+                }
+            }
+            if let Some(outbox) = outbox {
+                settle_outbox(&outbox, grace).await;
+            }
+            saved
+        };
+        let report = move |end: Result<Vec<SessionId>, String>| SupervisorMsg::SessionsSaved {
+            saved: end.unwrap_or_default(),
+            reply,
+        };
+        self.shutting_down = Some(report_back(myself.clone(), work, report));
+    }
+}
+
+/// Waits until no delivery is under way, at most `grace`.
+pub(crate) async fn settle_outbox(outbox: &ActorRef<OutboxMsg>, grace: Duration) {
+    let (asked, answer) = oneshot::channel();
+    let _ = outbox.cast(OutboxMsg::Wake);
+    let _ = outbox.cast(OutboxMsg::Settled(asked));
+    // Late deliveries go on at the next start.
+    let _ = tokio::time::timeout(grace, answer).await;
+}
+
+async fn model_status(directory: &Directory, model: &ModelId) -> ModelStatus {
+    if let Some(actor) = crate::worker::ModelDirectory::model(directory, model) {
+        let (asked, answer) = oneshot::channel();
+        let _ = actor.cast(ModelMsg::Status(asked));
+        if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(1), answer).await {
+            return status;
+        }
+    }
+    ModelStatus {
+        circuit_breaker: "UNAVAILABLE (its actor is being restarted)".to_owned(),
+        retry_in: None,
+        in_flight: 0,
+        waiting: 0,
+        opens: 0,
+        median_latency: None,
+    }
+}
+
+/// The breaker's configuration of one model: a test that never reports is given up after the model's own timeout.
+struct BreakerSettings;
+
+impl BreakerSettings {
+    fn of(settings: &Settings, timeout: Duration) -> steadfast_core::breaker::BreakerConfig {
+        steadfast_core::breaker::BreakerConfig { probe_lease: timeout, ..settings.breaker.clone() }
+    }
+}

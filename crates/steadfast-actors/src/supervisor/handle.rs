@@ -1,0 +1,180 @@
+//! The way in for everyone outside: starts the actors, takes orders, and ends it all.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ractor::{Actor, ActorRef, SpawnErr};
+use steadfast_core::ids::{ModelId, SessionId};
+use steadfast_core::session::{Identity, Phase, Session, Spent};
+use steadfast_prompt::Idea;
+use steadfast_repo::{RepoError, Repository};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::{Status, Submission, SubmitError, Supervisor, SupervisorArgs, SupervisorError, SupervisorMsg};
+use crate::budget::Ledger;
+use crate::checkpoint_keeper::Keeper;
+use crate::event::Events;
+use crate::settings::Settings;
+
+/// Milliseconds since 1970 by the machine's clock.
+pub(crate) fn wall_clock_ms() -> u64 {
+    // A clock before 1970 is a machine that was never set; zero is as good a time as any there.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// Days since 1970 in UTC.
+fn today() -> u64 {
+    wall_clock_ms() / 86_400_000
+}
+
+impl Submission {
+    /// Looks at the repository and lays down where the work happens: base commit, branch, identity. Blocks on the disk;
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`RepoError`], for a person: no repository there, no commit yet, a branch name that is blocked.
+    pub fn prepare(idea: Idea, repo: &Path, allow_degraded: bool) -> Result<Self, RepoError> {
+        let repository = Repository::open(repo)?;
+        let (base, author) = (repository.head()?, repository.identity());
+        let now = wall_clock_ms();
+        let session = Session {
+            id: SessionId::new(now, fastrand::u32(..)),
+            idea: idea.id.clone(),
+            title: idea.title.clone(),
+            repo: repository.top().to_string_lossy().trim_end_matches('/').to_owned(),
+            tip: base.clone(),
+            base,
+            branch: repository.free_branch(&idea.id)?,
+            identity: Identity { name: author.name, email: author.email },
+            created_ms: now,
+            updated_ms: now,
+            phase: Phase::Queued,
+            interrupt: None,
+            current: 0,
+            n_milestones: 0,
+            plan_degraded: false,
+            failing_before: None,
+            spent: Spent::default(),
+            abnormal_ends: 0,
+            allow_degraded,
+            error: None,
+        };
+        Ok(Self { session, idea })
+    }
+}
+
+/// Starts all actors over an open store.
+///
+/// # Errors
+/// When an actor cannot be started; those that were are ended again.
+pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnErr> {
+    let events = Events::default();
+    let (emergency, alarm) = watch::channel(None);
+    let prices = settings.models.iter().filter_map(|(id, model)| Some((id.clone(), model.price_micros?))).collect();
+    // A store that cannot be read shows with the first session; here it only means that nothing is known to be spent.
+    let spent_today = keeper.spent_on(today()).unwrap_or_default().unwrap_or_default();
+    let ledger = Ledger::new(settings.limits, prices, today, (today(), spent_today));
+    let args = SupervisorArgs {
+        settings: Arc::new(settings),
+        keeper: keeper.clone(),
+        ledger: Arc::new(ledger),
+        events: events.clone(),
+        clock: wall_clock_ms,
+        emergency,
+    };
+    let (supervisor, join) = Actor::spawn(None, Supervisor, args).await?;
+    Ok(Handle { supervisor, join, keeper, events, alarm })
+}
+
+/// Orders to a running supervisor.
+pub struct Handle {
+    supervisor: ActorRef<SupervisorMsg>,
+    join: JoinHandle<()>,
+    keeper: Keeper,
+    events: Events,
+    alarm: watch::Receiver<Option<String>>,
+}
+
+impl Handle {
+    /// Where events come from.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The store.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Holds the reason once something has failed for good (SPEC 8): whoever owns the process shuts down then.
+    pub fn alarm(&self) -> watch::Receiver<Option<String>> {
+        self.alarm.clone()
+    }
+
+    /// Asks the supervisor. `None`: it has gone.
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> SupervisorMsg) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.supervisor.cast(message(reply)).ok()?;
+        answer.await.ok()
+    }
+
+    /// Takes an idea; it is durable when this returns.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; then nothing was taken.
+    pub async fn submit(&self, submission: Submission) -> Result<SessionId, SubmitError> {
+        let submission = Box::new(submission);
+        let answer = self.ask(|reply| SupervisorMsg::Submit { submission, reply }).await;
+        answer.unwrap_or(Err(SubmitError::ShuttingDown))
+    }
+
+    /// Has an interrupted session go on, or with `retry` also a failed or cancelled one.
+    ///
+    /// # Errors
+    /// [`SupervisorError`]; then nothing has changed.
+    pub async fn take_up(&self, session: &SessionId, retry: bool) -> Result<(), SupervisorError> {
+        let session = session.clone();
+        let answer = self.ask(|reply| SupervisorMsg::TakeUp { session, retry, reply }).await;
+        answer.unwrap_or(Err(SupervisorError::ShuttingDown))
+    }
+
+    /// Stops a session and keeps its branch; durable when this returns.
+    ///
+    /// # Errors
+    /// [`SupervisorError`].
+    pub async fn cancel(&self, session: &SessionId) -> Result<(), SupervisorError> {
+        let session = session.clone();
+        let answer = self.ask(|reply| SupervisorMsg::Cancel { session, reply }).await;
+        answer.unwrap_or(Err(SupervisorError::ShuttingDown))
+    }
+
+    /// Returns when the session is over or stands still.
+    pub async fn wait(&self, session: &SessionId) {
+        let session = session.clone();
+        // A supervisor that has gone has no session at work either.
+        let _ = self.ask(|reply| SupervisorMsg::Wait { session, reply }).await;
+    }
+
+    /// How everything stands. `None` while it shuts down.
+    pub async fn status(&self) -> Option<Status> {
+        self.ask(SupervisorMsg::Status).await
+    }
+
+    /// Resets the breaker of one model or of all; answers how many were reset.
+    pub async fn reset(&self, model: Option<ModelId>) -> usize {
+        self.ask(|reply| SupervisorMsg::Reset { model, reply }).await.unwrap_or(0)
+    }
+
+    /// Saves every session, delivers what can be delivered within the grace, ends all actors and closes the store. Answers
+    /// the sessions that were at work or waited, and are saved as interrupted.
+    pub async fn shutdown(self, reason: &str) -> Vec<SessionId> {
+        let reason = reason.to_owned();
+        let saved = self.ask(|reply| SupervisorMsg::Shutdown { reason, reply }).await.unwrap_or_default();
+        // It stops itself after its answer; a bound in case a child does not let go.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.join).await;
+        self.keeper.close().await;
+        saved
+    }
+}

@@ -1,0 +1,441 @@
+//! One role: carries executions over the role's models until one answers or none is left.
+//!
+//! Invariant: an answer is durable before it leaves this module, and an answer that is durable is never asked for again.
+//! Whom to ask next is decided by [`Execution`]; this module asks, records and tells.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use steadfast_core::failover::{Ask as How, Candidate, Execution, Pause, Policy, Refused, Step};
+use steadfast_core::fault::{CallFault, Fault, Usage};
+use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::session::{Attempt, AttemptOutcome, Spent, StepKey};
+use steadfast_model::{CallContext, CallRequest, Completion, Prompt};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::budget::Ledger;
+use crate::checkpoint_keeper::Keeper;
+use crate::event::{Event, Events, Place, WaitReason};
+use crate::model::{Ask, Judge, ModelMsg, ModelReply, Recoveries};
+use crate::records::{Answer, ExecutionLog};
+use crate::settings::ModelSettings;
+
+/// What an execution is to bring.
+#[derive(Clone)]
+pub(crate) struct Task {
+    /// Whose work it is.
+    pub place: Place,
+    /// The name under which its answer is kept.
+    pub step: StepKey,
+    /// The try, from 0: a further try of the same step starts its attempts anew.
+    pub attempt: u32,
+    /// What is asked.
+    pub prompt: Prompt,
+    /// Makes the prompt for a model that is told what was wrong with its answer.
+    pub repair: Arc<dyn Fn(&Prompt, &str) -> Prompt + Send + Sync>,
+    /// What makes an answer usable; the text says what is wrong.
+    pub accept: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    /// The answer is one JSON object.
+    pub json: bool,
+}
+
+/// What an execution came to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Executed {
+    /// A model answered; the answer is durable.
+    Answered(Answer),
+    /// No model of the role answered.
+    Exhausted {
+        /// What was tried.
+        attempts: Vec<Attempt>,
+    },
+    /// The budget does not allow another call.
+    BudgetSpent(String),
+    /// What was bought could not be made durable, so nothing may be built on it.
+    NotSaved(String),
+}
+
+/// What a worker is told.
+pub(crate) enum WorkerMsg {
+    /// Carry out this execution.
+    Execute {
+        /// What.
+        task: Box<Task>,
+        /// Where the result goes. Dropped by the caller: the execution is given up.
+        reply: oneshot::Sender<Executed>,
+    },
+    /// Ends the actor with a panic. For tests of supervision.
+    #[cfg(test)]
+    Crash,
+}
+
+/// What a worker is started with.
+#[derive(Clone)]
+pub(crate) struct WorkerArgs {
+    /// Which role.
+    pub role: Role,
+    /// Its models in priority order.
+    pub models: Vec<ModelId>,
+    /// Every model's actor, by id.
+    pub actors: Arc<dyn ModelDirectory>,
+    /// Every model's settings.
+    pub settings: Arc<BTreeMap<ModelId, ModelSettings>>,
+    /// Of the failover.
+    pub policy: Policy,
+    /// The first model fails on purpose (`FAIL_PRIMARY`).
+    pub fail_primary: bool,
+    /// Where answers are kept.
+    pub keeper: Keeper,
+    /// What may still be bought.
+    pub ledger: Arc<Ledger>,
+    /// Says when a breaker has closed or opened.
+    pub recoveries: Arc<Recoveries>,
+    /// Where it tells what happens.
+    pub events: Events,
+}
+
+/// Finds the actor of a model; a restarted one is another than before.
+pub(crate) trait ModelDirectory: Send + Sync + 'static {
+    /// `None` while it is being restarted.
+    fn model(&self, id: &ModelId) -> Option<ActorRef<ModelMsg>>;
+}
+
+/// The state of a worker.
+pub(crate) struct WorkerState {
+    args: Arc<WorkerArgs>,
+    /// Dropped with the worker: its executions end, and their callers see their replies dropped and ask again.
+    executions: JoinSet<()>,
+}
+
+/// The actor of one role.
+pub(crate) struct Worker;
+
+impl Actor for Worker {
+    type Msg = WorkerMsg;
+    type State = WorkerState;
+    type Arguments = WorkerArgs;
+
+    async fn pre_start(&self, _: ActorRef<WorkerMsg>, args: WorkerArgs) -> Result<WorkerState, ActorProcessingErr> {
+        Ok(WorkerState { args: Arc::new(args), executions: JoinSet::new() })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<WorkerMsg>,
+        msg: WorkerMsg,
+        state: &mut WorkerState,
+    ) -> Result<(), ActorProcessingErr> {
+        match msg {
+            WorkerMsg::Execute { task, mut reply } => {
+                let args = Arc::clone(&state.args);
+                state.executions.spawn(async move {
+                    let result = tokio::select! {
+                        result = execute(&args, *task) => result,
+                        () = reply.closed() => return,
+                    };
+                    // The caller may have gone in this instant; the answer is durable and will be found.
+                    let _ = reply.send(result);
+                });
+            }
+            #[cfg(test)]
+            WorkerMsg::Crash => panic!("told to crash"),
+        }
+        // An execution that panicked has dropped its caller's reply, so the caller knows; here it is only told.
+        while let Some(ended) = state.executions.try_join_next() {
+            if let Err(error) = ended {
+                let actor = format!("execution of the {}", state.args.role);
+                let error = error.to_string();
+                state.args.events.tell(Event::ActorFailed { actor, error, restarted: false });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One execution, from the look-up of an answer that was bought before to the end of the role's list.
+async fn execute(args: &WorkerArgs, task: Task) -> Executed {
+    let session = task.place.session.clone();
+    match args.keeper.answer(&session, &task.step) {
+        Ok(Some(answer)) => {
+            args.events.tell(Event::AnswerReused { place: task.place, model: answer.model.clone() });
+            return Executed::Answered(answer);
+        }
+        Ok(None) => {}
+        Err(error) => return Executed::NotSaved(error.to_string()),
+    }
+    let log = match args.keeper.execution_log(&session, &task.step, task.attempt) {
+        Ok(log) => log.unwrap_or_default(),
+        Err(error) => return Executed::NotSaved(error.to_string()),
+    };
+    let candidates = args.models.iter().map(|model| Candidate {
+        model: model.clone(),
+        context_window: args.settings.get(model).and_then(|settings| settings.context_window),
+    });
+    let mut round = Round {
+        machine: Execution::new(candidates.collect(), args.policy.clone()),
+        origin: Instant::now(),
+        calls: 0,
+        log,
+        args,
+        task: &task,
+    };
+    round.replay();
+    args.events.tell(Event::ExecutionStarted { place: task.place.clone(), n_models: args.models.len() });
+    round.run().await
+}
+
+struct Failure {
+    fault: CallFault,
+    own_network: bool,
+    retry_in: Option<Duration>,
+    usage: Usage,
+    took: Duration,
+}
+
+struct Round<'a> {
+    machine: Execution,
+    origin: Instant,
+    /// Calls made in this execution, those before a restart included.
+    calls: u32,
+    log: ExecutionLog,
+    args: &'a WorkerArgs,
+    task: &'a Task,
+}
+
+impl Round<'_> {
+    /// Brings the machine to where an interrupted execution had come.
+    fn replay(&mut self) {
+        for attempt in self.log.attempts.clone() {
+            let Some(index) = self.args.models.iter().position(|model| *model == attempt.model) else { continue };
+            if let AttemptOutcome::Failed { fault, message, own_network } = attempt.outcome {
+                self.calls += 1;
+                let fault = CallFault::new(fault, message);
+                self.machine.failed(index, &fault, own_network, None, Duration::ZERO);
+            }
+        }
+    }
+
+    async fn run(mut self) -> Executed {
+        loop {
+            let now = self.origin.elapsed();
+            match self.machine.next(now) {
+                Step::Ask { index, how } => {
+                    if let Some(end) = self.ask(index, how).await {
+                        return end;
+                    }
+                }
+                Step::Pause { until, why } => self.pause(until, why, now).await,
+                Step::Exhausted => {
+                    self.args.events.tell(Event::Exhausted { place: self.task.place.clone() });
+                    return Executed::Exhausted { attempts: self.log.attempts };
+                }
+            }
+        }
+    }
+
+    async fn pause(&mut self, until: Duration, why: Pause, now: Duration) {
+        let for_ms = until.saturating_sub(now).as_millis() as u64;
+        let reason = match why {
+            Pause::Backoff => WaitReason::Backoff,
+            Pause::BreakerTest { index } => WaitReason::BreakerTest(self.args.models[index].clone()),
+            Pause::OwnNetworkDown => WaitReason::OwnNetworkDown,
+        };
+        self.args.events.tell(Event::Waiting { place: self.task.place.clone(), reason, for_ms });
+        let mut recoveries = self.args.recoveries.subscribe();
+        let before = recoveries.borrow_and_update().clone();
+        let sleep = tokio::time::sleep_until(self.origin + until);
+        tokio::pin!(sleep);
+        loop {
+            tokio::select! {
+                () = &mut sleep => return,
+                changed = recoveries.changed(), if !matches!(why, Pause::Backoff) => {
+                    if changed.is_err() {
+                        // No breaker is left that could change; only the time can end the wait.
+                        return sleep.await;
+                    }
+                    let moved = recoveries.borrow_and_update().clone();
+                    let changed = |model: &ModelId| moved.get(model) > before.get(model);
+                    let indices: Vec<usize> =
+                        (0..self.args.models.len()).filter(|index| changed(&self.args.models[*index])).collect();
+                    for index in &indices {
+                        self.machine.recovered(*index, self.origin.elapsed());
+                    }
+                    if !indices.is_empty() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks one model. `Some`: the execution is over.
+    async fn ask(&mut self, index: usize, how: How) -> Option<Executed> {
+        let model = self.args.models[index].clone();
+        let settings = self.args.settings.get(&model);
+        if self.args.fail_primary && index == 0 {
+            let reason = "FAIL_PRIMARY is set: the first model fails on purpose".to_owned();
+            self.refused(index, &model, Refused::Unavailable { reason });
+            return None;
+        }
+        let (Some(actor), Some(settings)) = (self.args.actors.model(&model), settings) else {
+            // Its actor is being restarted: like a breaker that is open for an instant.
+            self.refused(index, &model, Refused::Open { retry_in: Duration::from_millis(100) });
+            return None;
+        };
+        if let Err(reason) = self.args.ledger.admit(&self.task.place.session) {
+            return Some(Executed::BudgetSpent(reason));
+        }
+        let request = self.request(&how, settings);
+        let count_bad_answer = !self.machine.bad_answer_counted(index);
+        let ask = Ask { request: Arc::new(request), judge: judge(self.task), count_bad_answer };
+        let (reply, answer) = oneshot::channel();
+        let place = self.task.place.clone();
+        self.args.events.tell(Event::AttemptStarted { place, model: model.clone(), attempt: self.calls + 1 });
+        // A message that cannot be sent drops its reply, which is seen below.
+        let _ = actor.cast(ModelMsg::Complete { ask, reply });
+        match answer.await {
+            Ok(ModelReply::Answered { completion, took }) => Some(self.answered(index, model, completion, took).await),
+            Ok(ModelReply::Refused(why)) => {
+                self.args.ledger.give_back(&self.task.place.session);
+                self.refused(index, &model, why);
+                None
+            }
+            Ok(ModelReply::Failed { fault, own_network, retry_in, usage, took }) => {
+                self.failed(index, model, Failure { fault, own_network, retry_in, usage, took });
+                None
+            }
+            Err(_actor_gone) => {
+                // The call may have been made; it is asked again, for no answer of it is ours.
+                let fault = CallFault::new(Fault::Cancelled, "the model's actor was restarted during the call");
+                let (usage, took) = (Usage::default(), Duration::ZERO);
+                self.failed(index, model, Failure { fault, own_network: false, retry_in: None, usage, took });
+                None
+            }
+        }
+    }
+
+    fn request(&self, how: &How, settings: &ModelSettings) -> CallRequest {
+        let prompt = match how {
+            How::Plain | How::HigherLimit => self.task.prompt.clone(),
+            How::Repair { problem } => (self.task.repair)(&self.task.prompt, problem),
+        };
+        let max_output_tokens = match how {
+            How::Plain | How::Repair { .. } => settings.max_output_tokens,
+            How::HigherLimit => Some(settings.max_output_tokens.map_or(32_768, |limit| limit.saturating_mul(4))),
+        };
+        CallRequest {
+            prompt,
+            context: CallContext {
+                role: self.task.place.role,
+                session: self.task.place.session.clone(),
+                idea: self.task.place.idea.clone(),
+                milestone: self.task.place.milestone,
+                file: self.task.place.file.clone(),
+                attempt: self.calls + 1,
+            },
+            max_output_tokens,
+            json: self.task.json,
+            timeout: settings.timeout,
+        }
+    }
+
+    /// Makes the answer durable, and with it the end of the execution.
+    async fn answered(&mut self, index: usize, model: ModelId, completion: Completion, took: Duration) -> Executed {
+        self.machine.answered(index);
+        self.calls += 1;
+        self.log.attempts.push(Attempt {
+            model: model.clone(),
+            outcome: AttemptOutcome::Answered,
+            duration_ms: took.as_millis() as u64,
+            usage: completion.usage,
+        });
+        let session = &self.task.place.session;
+        let spent = self.settle(&model, completion.usage);
+        let fallback = self.machine.fallback();
+        let answer = Answer {
+            model: model.clone(),
+            fallback,
+            text: completion.text.to_string(),
+            attempts: std::mem::take(&mut self.log.attempts),
+            spent,
+        };
+        if let Err(error) = self.args.keeper.save_answer(session, &self.task.step, self.task.attempt, &answer).await {
+            return Executed::NotSaved(error.to_string());
+        }
+        self.args.events.tell(Event::AttemptSucceeded {
+            place: self.task.place.clone(),
+            model,
+            attempt: self.calls,
+            fallback,
+            duration_ms: took.as_millis() as u64,
+            tokens: completion.usage.input + completion.usage.output,
+        });
+        Executed::Answered(answer)
+    }
+
+    /// Enters a call into the books; answers what the execution has cost with it.
+    fn settle(&self, model: &ModelId, usage: Usage) -> Spent {
+        let call = self.args.ledger.settle(&self.task.place.session, model, usage);
+        if let Some((day, spent)) = self.args.ledger.spent_today() {
+            self.args.keeper.save_day(day, spent);
+        }
+        self.log.spent.plus(call)
+    }
+
+    /// A refusal costs nothing and is not saved: the breaker is asked anew at each try.
+    fn refused(&mut self, index: usize, model: &ModelId, why: Refused) {
+        let reason = match &why {
+            Refused::Open { retry_in } => format!("its breaker is open, next test in {:.1} s", retry_in.as_secs_f64()),
+            Refused::Unavailable { reason } => reason.clone(),
+        };
+        let last = self.log.attempts.last();
+        let said =
+            matches!(last, Some(Attempt { model: m, outcome: AttemptOutcome::Refused { .. }, .. }) if m == model);
+        if !said {
+            self.log.attempts.push(Attempt {
+                model: model.clone(),
+                outcome: AttemptOutcome::Refused { reason: reason.clone() },
+                duration_ms: 0,
+                usage: Usage::default(),
+            });
+        }
+        let place = self.task.place.clone();
+        self.args.events.tell(Event::ModelRefused { place, model: model.clone(), reason });
+        self.machine.refused(index, why, self.origin.elapsed());
+    }
+
+    fn failed(&mut self, index: usize, model: ModelId, failure: Failure) {
+        let Failure { fault, own_network, retry_in, usage, took } = failure;
+        self.calls += 1;
+        let session = &self.task.place.session;
+        self.log.spent = self.settle(&model, usage);
+        self.args.events.tell(Event::AttemptFailed {
+            place: self.task.place.clone(),
+            model: model.clone(),
+            attempt: self.calls,
+            reason: fault.message.clone(),
+            duration_ms: took.as_millis() as u64,
+        });
+        self.log.attempts.push(Attempt {
+            model,
+            outcome: AttemptOutcome::Failed { fault: fault.fault.clone(), message: fault.message.clone(), own_network },
+            duration_ms: took.as_millis() as u64,
+            usage,
+        });
+        self.machine.failed(index, &fault, own_network, retry_in, self.origin.elapsed());
+        // Saved without waiting: what a crash takes back here is one failed call, and it is made again.
+        self.args.keeper.save_execution_log(session, &self.task.step, self.task.attempt, &self.log);
+    }
+}
+
+/// The check that runs in the call's own task.
+fn judge(task: &Task) -> Judge {
+    let accept = Arc::clone(&task.accept);
+    Arc::new(move |completion: &Completion| {
+        accept(&completion.text).map_err(|problem| CallFault::new(Fault::BadAnswer, problem))
+    })
+}

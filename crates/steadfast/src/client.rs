@@ -1,0 +1,98 @@
+//! Talks to a daemon over its control socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::exit::Failure;
+use crate::wire::ErrorBody;
+
+/// How long a daemon may take to answer. Saving a session waits for a disk, nothing else.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the daemon of a state directory listens.
+///
+/// A socket's path has room for 107 bytes on Linux. A longer one moves to the runtime (or temporary) directory, under a
+/// name made from the state directory's, so that both sides find it.
+pub(crate) fn socket_path(state_dir: &Path) -> PathBuf {
+    let path = state_dir.join("steadfast.sock");
+    if path.as_os_str().len() <= 100 {
+        return path;
+    }
+    let text = path.as_os_str().as_encoded_bytes();
+    // FNV-1a, 64 bits: stable over versions, and only a name.
+    let hash = text
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    folder.join(format!("steadfast-{hash:016x}.sock"))
+}
+
+/// A daemon that answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// `None` when no daemon listens there.
+    pub(crate) async fn connect(state_dir: &Path) -> Option<Self> {
+        let socket = socket_path(state_dir);
+        UnixStream::connect(&socket).await.ok()?;
+        Some(Self { socket })
+    }
+
+    /// Asks and reads a JSON answer.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Orders something and reads a JSON answer.
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|error| Failure::Failed(error.to_string()))?;
+        self.call(Method::POST, path, body.into()).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
+        let (status, bytes) = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body))
+            .await
+            .map_err(|_elapsed| Failure::Failed("the daemon does not answer".to_owned()))?
+            .map_err(|error| Failure::Failed(format!("cannot talk to the daemon: {error}")))?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes)
+                .map_err(|error| Failure::Failed(format!("the daemon's answer does not read: {error}")));
+        }
+        let text = serde_json::from_slice::<ErrorBody>(&bytes)
+            .map_or_else(|_| format!("the daemon answers {status}"), |body| body.message);
+        Err(if status == StatusCode::BAD_REQUEST || status == StatusCode::NOT_FOUND {
+            Failure::Usage(text)
+        } else {
+            Failure::Failed(text)
+        })
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the answer; an error on it shows in the answer, too.
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(body))?;
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        connection.abort();
+        Ok((status, bytes))
+    }
+}

@@ -1,0 +1,10 @@
+//! One module for each group of commands.
+
+pub(crate) mod breaker;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod demo;
+pub(crate) mod look;
+pub(crate) mod orders;
+pub(crate) mod run;
+pub(crate) mod sim;

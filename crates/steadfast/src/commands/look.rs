@@ -1,0 +1,173 @@
+//! `sessions`, `show`, `status`, `outbox list`: through the daemon where one runs, else from the store itself.
+
+use steadfast_actors::Keeper;
+use steadfast_core::breaker::BreakerConfig;
+use steadfast_core::ids::{Role, SessionId};
+use steadfast_core::session::{Phase, Policy, Session};
+
+use crate::cli::{Global, SessionsArgs, StatusArgs};
+use crate::client::Client;
+use crate::exit::{FAILED, Failure, Outcome, failed};
+use crate::report::{OutboxReport, Report};
+use crate::setup::Setup;
+use crate::wire::{ModelRow, OutboxCounts, Roles, SessionCounts, StatusBody};
+use crate::{print, print_json, text};
+
+/// Finds the session that a person means: by its id, by its idea's id (the newest), or, with nothing given, the newest that
+/// can be taken up. `finished`: failed and cancelled ones can be meant, too.
+pub(crate) fn find(keeper: &Keeper, id: Option<&str>, finished: bool) -> Result<SessionId, Failure> {
+    let store = |error: steadfast_actors::KeeperError| failed("cannot read the store", &error);
+    let Some(id) = id else {
+        let fits = |session: &Session| !session.phase.is_final() || (finished && session.phase == Phase::Failed);
+        let newest = keeper.unfinished().map_err(store)?.into_iter().filter(fits).map(|session| session.id).max();
+        return newest.ok_or_else(|| Failure::Usage("there is no session to go on with".to_owned()));
+    };
+    if let Ok(session) = SessionId::parse(id) {
+        return match keeper.head(&session).map_err(store)? {
+            Some(_) => Ok(session),
+            None => Err(Failure::Usage(format!("there is no session {id}; `steadfast sessions` lists them"))),
+        };
+    }
+    let found = keeper.newest_of_idea(id).map_err(store)?;
+    found.ok_or_else(|| Failure::Usage(format!("there is no session of idea {id}; `steadfast sessions` lists them")))
+}
+
+/// The newest sessions, without their files.
+pub(crate) fn list(keeper: &Keeper, limit: usize, policy: &Policy) -> Result<Vec<Report>, Failure> {
+    let records = keeper.newest(limit).map_err(|error| failed("cannot read the store", &error))?;
+    Ok(records.iter().map(|record| Report::new(record, policy, false)).collect())
+}
+
+/// One session in full.
+pub(crate) fn one(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Report, Failure> {
+    let record = keeper.record(id).map_err(|error| failed("cannot read the store", &error))?;
+    let record = record.ok_or_else(|| Failure::Usage(format!("there is no session {id}")))?;
+    Ok(Report::new(&record, policy, true))
+}
+
+/// Every issue, oldest first.
+pub(crate) fn issues(keeper: &Keeper) -> Result<Vec<OutboxReport>, Failure> {
+    let records = keeper.issues().map_err(|error| failed("cannot read the store", &error))?;
+    Ok(records.iter().map(OutboxReport::new).collect())
+}
+
+/// `steadfast sessions`.
+pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
+    let setup = Setup::load(global)?;
+    let limit = if args.all { usize::MAX } else { args.limit };
+    let reports: Vec<Report> = match Client::connect(setup.state_dir()).await {
+        Some(client) => client.get(&format!("/v1/sessions?limit={limit}")).await?,
+        None => list(&setup.open_store().await?, limit, &setup.session_policy())?,
+    };
+    if global.json {
+        return print_json(&reports);
+    }
+    print(&text::sessions(&reports));
+    Ok(())
+}
+
+/// `steadfast show`.
+pub(crate) async fn show(global: &Global, id: &str) -> Outcome {
+    let setup = Setup::load(global)?;
+    let report: Report = match Client::connect(setup.state_dir()).await {
+        Some(client) => client.get(&format!("/v1/sessions/{id}")).await?,
+        None => {
+            let keeper = setup.open_store().await?;
+            one(&keeper, &find(&keeper, Some(id), true)?, &setup.session_policy())?
+        }
+    };
+    if global.json {
+        return print_json(&report);
+    }
+    print(&text::report(&report));
+    Ok(())
+}
+
+/// `steadfast outbox list`.
+pub(crate) async fn outbox(global: &Global) -> Outcome {
+    let setup = Setup::load(global)?;
+    let reports: Vec<OutboxReport> = match Client::connect(setup.state_dir()).await {
+        Some(client) => client.get("/v1/outbox").await?,
+        None => issues(&setup.open_store().await?)?,
+    };
+    if global.json {
+        return print_json(&reports);
+    }
+    print(&text::outbox(&reports));
+    Ok(())
+}
+
+/// `steadfast status`.
+pub(crate) async fn status(global: &Global, args: &StatusArgs) -> Outcome {
+    let setup = Setup::load(global)?;
+    let status: StatusBody = match Client::connect(setup.state_dir()).await {
+        Some(client) => client.get("/v1/status").await?,
+        None => from_store(&setup).await?,
+    };
+    if global.json {
+        print_json(&status)?;
+    } else {
+        print(&text::status(&status));
+    }
+    if args.check && is_critical(&status) {
+        return Err(Failure::Code(FAILED));
+    }
+    Ok(())
+}
+
+/// A role none of whose models can be called is critical, and so is a rate at its critical level.
+fn is_critical(status: &StatusBody) -> bool {
+    let out = |row: &ModelRow| row.circuit_breaker == "OPEN" || row.circuit_breaker.starts_with("UNAVAILABLE");
+    let roles = [&status.roles.planner, &status.roles.coder, &status.roles.reviewer];
+    let rates = status.rates.as_object().into_iter().flat_map(|rates| rates.values());
+    roles.iter().any(|models| models.iter().all(out)) || rates.into_iter().any(|rate| rate["level"] == "critical")
+}
+
+async fn from_store(setup: &Setup) -> Result<StatusBody, Failure> {
+    let settings = setup.settings()?;
+    let keeper = setup.open_store().await?;
+    let rows = |role: Role| -> Vec<ModelRow> {
+        let row = |(at, model): (usize, &steadfast_core::ids::ModelId)| {
+            let unavailable = settings.models.get(model).and_then(|settings| settings.client.as_ref().err());
+            let breaker = keeper.saved_breaker(model, BreakerConfig { ..settings.breaker.clone() });
+            let (circuit_breaker, retry_in) = match unavailable {
+                Some(reason) => (format!("UNAVAILABLE ({reason})"), None),
+                None => breaker,
+            };
+            ModelRow {
+                model: model.to_string(),
+                priority: at + 1,
+                circuit_breaker,
+                retry_in_ms: retry_in.map(|time| time.as_millis() as u64),
+            }
+        };
+        settings.role(role).iter().enumerate().map(row).collect()
+    };
+    let roles = Roles { planner: rows(Role::Planner), coder: rows(Role::Coder), reviewer: rows(Role::Reviewer) };
+    Ok(StatusBody {
+        daemon: false,
+        roles,
+        rates: serde_json::json!({}),
+        sessions: count(&keeper, &[], &[])?,
+        outbox: undelivered(&keeper)?,
+    })
+}
+
+/// Sessions by where they stand; those at work and in the queue as the supervisor says.
+pub(crate) fn count(keeper: &Keeper, active: &[SessionId], queued: &[SessionId]) -> Result<SessionCounts, Failure> {
+    let counts = keeper.counts().map_err(|error| failed("cannot read the store", &error))?;
+    let standing = counts.unfinished.saturating_sub(active.len() + queued.len());
+    Ok(SessionCounts {
+        queued: queued.len(),
+        active: active.len(),
+        interrupted: standing,
+        completed: counts.completed,
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+    })
+}
+
+pub(crate) fn undelivered(keeper: &Keeper) -> Result<OutboxCounts, Failure> {
+    let pending = keeper.undelivered().map_err(|error| failed("cannot read the store", &error))?;
+    Ok(OutboxCounts { undelivered: pending.len() })
+}

@@ -1,0 +1,174 @@
+//! `run`, `resume` and `retry`: one session in the foreground, or through the daemon where one runs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use steadfast_actors::{Handle, Submission, SubmitError};
+use steadfast_core::ids::SessionId;
+use steadfast_core::session::Phase;
+use steadfast_prompt::Idea;
+
+use crate::cli::{Global, RunArgs};
+use crate::client::Client;
+use crate::commands::look;
+use crate::commands::orders::{self, read_idea};
+use crate::exit::{Failure, INTERRUPTED, Outcome, failed};
+use crate::progress::Progress;
+use crate::report::Report;
+use crate::setup::Setup;
+use crate::{logging, print, print_json, signals, text};
+
+/// How often a followed session of a daemon is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// `steadfast run`.
+pub(crate) async fn run(global: &Global, args: RunArgs) -> Outcome {
+    let resume = std::env::var("RESUME").is_ok_and(|value| value == "true" || value == "1");
+    if resume {
+        let id = std::env::var("IDEA_ID").ok().filter(|id| !id.is_empty());
+        let id = id.ok_or_else(|| {
+            Failure::Usage("RESUME is set, but IDEA_ID is not: say which idea, e.g. IDEA_ID=002-feature".to_owned())
+        })?;
+        return resume_one(global, Some(id), false).await;
+    }
+    let Some(path) = &args.idea else {
+        return Err(Failure::Usage("say which idea to run: `steadfast run IDEA.md --repo DIR`".to_owned()));
+    };
+    let setup = Setup::load(global)?;
+    let idea = read_idea(path)?;
+    if let Some(client) = Client::connect(setup.state_dir()).await {
+        let session = orders::submit_to(&client, path, &args.repo, args.allow_degraded).await?;
+        return follow(global, &client, &session).await;
+    }
+    logging::start(global.log.as_deref(), None, setup.config.log.format)?;
+    setup.check_callable(args.allow_degraded)?;
+    let repo = args.repo.clone();
+    let submission = prepare(idea, repo, args.allow_degraded).await?;
+    let handle = setup.start().await?;
+    let session = match handle.submit(submission).await {
+        Ok(session) => session,
+        Err(error) => {
+            handle.shutdown("nothing was begun").await;
+            return Err(submit_failure(&error));
+        }
+    };
+    carry(global, handle, session).await
+}
+
+/// Looks at the repository without holding up the runtime.
+pub(crate) async fn prepare(idea: Idea, repo: PathBuf, allow_degraded: bool) -> Result<Submission, Failure> {
+    let work = tokio::task::spawn_blocking(move || Submission::prepare(idea, &repo, allow_degraded));
+    let prepared = work.await.map_err(|error| failed("cannot look at the repository", &error))?;
+    prepared.map_err(|error| Failure::Usage(steadfast_actors::chain(&error)))
+}
+
+pub(crate) fn submit_failure(error: &SubmitError) -> Failure {
+    match error {
+        SubmitError::Running { .. } | SubmitError::Interrupted { .. } => Failure::Usage(error.to_string()),
+        SubmitError::NotSaved(_) | SubmitError::ShuttingDown => Failure::Failed(error.to_string()),
+    }
+}
+
+/// `steadfast resume`.
+pub(crate) async fn resume(global: &Global, id: Option<String>) -> Outcome {
+    resume_one(global, id, false).await
+}
+
+/// `steadfast retry`.
+pub(crate) async fn retry(global: &Global, id: &str) -> Outcome {
+    resume_one(global, Some(id.to_owned()), true).await
+}
+
+async fn resume_one(global: &Global, id: Option<String>, retry: bool) -> Outcome {
+    let setup = Setup::load(global)?;
+    if let Some(client) = Client::connect(setup.state_dir()).await {
+        let order = if retry { "retry" } else { "resume" };
+        return orders::order(global, &client, id.as_deref(), order).await;
+    }
+    logging::start(global.log.as_deref(), None, setup.config.log.format)?;
+    let handle = setup.start().await?;
+    let found = look::find(handle.keeper(), id.as_deref(), retry);
+    let taken = match found {
+        Ok(session) => {
+            handle.take_up(&session, retry).await.map(|()| session).map_err(|error| Failure::Usage(error.to_string()))
+        }
+        Err(failure) => Err(failure),
+    };
+    match taken {
+        Ok(session) => carry(global, handle, session).await,
+        Err(failure) => {
+            handle.shutdown("nothing was begun").await;
+            Err(failure)
+        }
+    }
+}
+
+/// Shows the way of one session until it is over or a signal comes, and prints its report.
+pub(crate) async fn carry(global: &Global, handle: Handle, session: SessionId) -> Outcome {
+    let signals = signals::listen()?;
+    let progress = Progress::start(handle.events().watch(), global.log.is_none());
+    let mut alarm = handle.alarm();
+    let stopped = tokio::select! {
+        () = handle.wait(&session) => None,
+        reason = signals::first(signals) => Some(reason.to_owned()),
+        alarm = alarm.wait_for(Option::is_some) => {
+            Some(alarm.ok().and_then(|reason| reason.clone()).unwrap_or_default())
+        }
+    };
+    let failed_for_good = handle.alarm().borrow().is_some();
+    let keeper = handle.keeper().clone();
+    handle.shutdown(stopped.as_deref().unwrap_or("the session is over")).await;
+    progress.finish().await;
+    let record = keeper
+        .record(&session)
+        .map_err(|error| failed("cannot read the session", &error))?
+        .ok_or_else(|| Failure::Failed(format!("session {session} is not in the store")))?;
+    let policy = keeper.policy();
+    let report = Report::new(&record, policy, true);
+    if global.json {
+        print_json(&report)?;
+    } else {
+        print(&text::report(&report));
+    }
+    let session = &record.session;
+    match session.phase {
+        Phase::Completed => Ok(()),
+        Phase::Failed => Err(Failure::Code(crate::exit::FAILED)),
+        _ if failed_for_good => Err(Failure::Code(crate::exit::FAILED)),
+        _ if session.interrupt.is_some() => Err(Failure::Code(INTERRUPTED)),
+        _ => Err(Failure::Code(crate::exit::FAILED)),
+    }
+}
+
+/// Waits for a session that a daemon carries, and prints its report.
+pub(crate) async fn follow(global: &Global, client: &Client, session: &str) -> Outcome {
+    let path = format!("/v1/sessions/{session}");
+    let mut shown = String::new();
+    loop {
+        let report: Report = client.get(&path).await?;
+        let line = text::progress_line(&report);
+        if line != shown {
+            crate::progress::note(&line);
+            shown = line;
+        }
+        let over = matches!(report.phase.as_str(), "completed" | "failed" | "cancelled") || report.interrupted;
+        if over {
+            if global.json {
+                print_json(&report)?;
+            } else {
+                print(&text::report(&report));
+            }
+            return match (report.phase.as_str(), report.interrupted) {
+                ("completed", _) => Ok(()),
+                (_, true) => Err(Failure::Code(INTERRUPTED)),
+                _ => Err(Failure::Code(crate::exit::FAILED)),
+            };
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+/// The path as the daemon sees it, which has another working folder.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| failed(&format!("cannot find {}", path.display()), &error))
+}

@@ -1,0 +1,204 @@
+//! The control socket: HTTP over a Unix socket that only its owner may open.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use steadfast_actors::{Handle, SubmitError, SupervisorError};
+use steadfast_core::ids::{ModelId, Role, SessionId};
+use steadfast_prompt::Idea;
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::commands::{look, run};
+use crate::exit::{Failure, failed};
+use crate::report::{OutboxReport, Report};
+use crate::setup::Setup;
+use crate::wire::{ErrorBody, ModelRow, ResetBody, ResetDone, Roles, StatusBody, SubmitBody, Submitted};
+
+/// What the routes work on.
+pub(crate) struct Control {
+    pub(crate) setup: Setup,
+    pub(crate) handle: Handle,
+}
+
+/// A server that can be stopped.
+pub(crate) struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Answers what is under way, and no more.
+    pub(crate) async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.task).await;
+    }
+}
+
+/// Listens. The store's lock is held, so a socket that lies there is a dead one.
+pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server, Failure> {
+    let what = || format!("cannot listen on {}", socket.display());
+    match std::fs::remove_file(socket) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(&what(), &error)),
+    }
+    // Made under a name that nobody knows, shut, and only then put in its place: there is no instant in which others may
+    // open it.
+    let hidden = PathBuf::from(format!("{}.{}", socket.display(), std::process::id()));
+    let listener = UnixListener::bind(&hidden).map_err(|error| failed(&what(), &error))?;
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&hidden, socket))
+        .map_err(|error| failed(&what(), &error))?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/sessions", get(sessions).post(submit))
+        .route("/v1/sessions/{id}", get(session))
+        .route("/v1/sessions/{id}/{order}", post(order))
+        .route("/v1/breakers/reset", post(reset))
+        .route("/v1/outbox", get(outbox))
+        .with_state(control);
+    let server = axum::serve(listener, router).with_graceful_shutdown(async {
+        // Dropped or sent: either way it is time to stop.
+        let _ = stopped.await;
+    });
+    Ok(Server { stop, task: tokio::spawn(async move { server.await }) })
+}
+
+type Shared = State<Arc<Control>>;
+
+/// The one place where a failure becomes a status.
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let (status, code) = match &self {
+            Self::Usage(_) => (StatusCode::BAD_REQUEST, "usage"),
+            Self::Failed(_) | Self::Code(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+        };
+        (status, Json(ErrorBody { code: code.to_owned(), message: self.to_string() })).into_response()
+    }
+}
+
+impl Control {
+    /// Reading the store may touch the disk; the runtime's threads are not for waiting on it.
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let control = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&control)).await;
+        done.map_err(|error| failed("a request ended badly", &error))?
+    }
+}
+
+#[derive(Deserialize)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+async fn sessions(State(control): Shared, Query(query): Query<Limit>) -> Result<Json<Vec<Report>>, Failure> {
+    let limit = query.limit.unwrap_or(20);
+    let list = control.read(move |control| look::list(control.handle.keeper(), limit, &control.setup.session_policy()));
+    list.await.map(Json)
+}
+
+async fn session(State(control): Shared, UrlPath(id): UrlPath<String>) -> Result<Json<Report>, Failure> {
+    let one = control.read(move |control| {
+        let keeper = control.handle.keeper();
+        let session = look::find(keeper, Some(&id), true)?;
+        look::one(keeper, &session, &control.setup.session_policy())
+    });
+    one.await.map(Json)
+}
+
+async fn submit(State(control): Shared, Json(body): Json<SubmitBody>) -> Result<Json<Submitted>, Response> {
+    let submission = async {
+        let idea = Idea::parse(&body.idea, &body.file_stem).map_err(|error| Failure::Usage(error.to_string()))?;
+        control.setup.check_callable(body.allow_degraded)?;
+        run::prepare(idea, PathBuf::from(body.repo), body.allow_degraded).await
+    };
+    let submission = submission.await.map_err(IntoResponse::into_response)?;
+    match control.handle.submit(submission).await {
+        Ok(session) => Ok(Json(Submitted { session_id: session.to_string() })),
+        Err(error) => {
+            let (status, code) = match &error {
+                SubmitError::Running { .. } | SubmitError::Interrupted { .. } => {
+                    (StatusCode::CONFLICT, "already-there")
+                }
+                SubmitError::NotSaved(_) => (StatusCode::INTERNAL_SERVER_ERROR, "not-saved"),
+                SubmitError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting-down"),
+            };
+            Err((status, Json(ErrorBody { code: code.to_owned(), message: error.to_string() })).into_response())
+        }
+    }
+}
+
+async fn order(
+    State(control): Shared,
+    UrlPath((id, order)): UrlPath<(String, String)>,
+) -> Result<Json<Submitted>, Failure> {
+    let session: SessionId = control
+        .read(move |control| {
+            let id = (id != "latest").then_some(id);
+            look::find(control.handle.keeper(), id.as_deref(), true)
+        })
+        .await?;
+    let done = match order.as_str() {
+        "cancel" => control.handle.cancel(&session).await,
+        "resume" => control.handle.take_up(&session, false).await,
+        "retry" => control.handle.take_up(&session, true).await,
+        other => return Err(Failure::Usage(format!("there is no order {other}: use cancel, resume or retry"))),
+    };
+    match done {
+        Ok(()) => Ok(Json(Submitted { session_id: session.to_string() })),
+        Err(error @ (SupervisorError::Store(_) | SupervisorError::ShuttingDown)) => {
+            Err(Failure::Failed(error.to_string()))
+        }
+        Err(error) => Err(Failure::Usage(error.to_string())),
+    }
+}
+
+async fn reset(State(control): Shared, Json(body): Json<ResetBody>) -> Result<Json<ResetDone>, Failure> {
+    let model = body.model.map(|model| ModelId::new(&model)).transpose();
+    let model = model.map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(Json(ResetDone { reset: control.handle.reset(model).await }))
+}
+
+async fn outbox(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failure> {
+    control.read(|control| look::issues(control.handle.keeper())).await.map(Json)
+}
+
+async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
+    let status = control.handle.status().await;
+    let status = status.ok_or_else(|| Failure::Failed("steadfast is shutting down".to_owned()))?;
+    let mut roles = Roles::default();
+    for role in status.roles {
+        let row = |(at, (model, status)): (usize, (ModelId, steadfast_actors::ModelStatus))| ModelRow {
+            model: model.to_string(),
+            priority: at + 1,
+            circuit_breaker: status.circuit_breaker,
+            retry_in_ms: status.retry_in.map(|time| time.as_millis() as u64),
+        };
+        let rows = role.models.into_iter().enumerate().map(row).collect();
+        match role.role {
+            Role::Planner => roles.planner = rows,
+            Role::Coder => roles.coder = rows,
+            Role::Reviewer => roles.reviewer = rows,
+        }
+    }
+    let (active, queued) = (status.active, status.queued);
+    let rest = control.read(move |control| {
+        let keeper = control.handle.keeper();
+        Ok((look::count(keeper, &active, &queued)?, look::undelivered(keeper)?))
+    });
+    let (sessions, outbox) = rest.await?;
+    Ok(Json(StatusBody { daemon: true, roles, rates: serde_json::json!({}), sessions, outbox }))
+}

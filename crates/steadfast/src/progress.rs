@@ -1,0 +1,324 @@
+//! Progress for a person: one line an event, and on a terminal, below them, who is working on what right now.
+//!
+//! Readable without color; everything goes to standard error, so that standard output stays for the result.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_actors::Event;
+use steadfast_actors::event::{Place, WaitReason};
+use steadfast_core::breaker::State;
+use steadfast_core::ids::ModelId;
+use steadfast_core::session::Phase;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::report::verdict_word;
+
+/// How often the block below the lines is drawn anew, so that its seconds move.
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// Shows events until it is stopped.
+pub(crate) struct Progress {
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Progress {
+    /// `live`: allow the moving block where standard error is a terminal.
+    pub(crate) fn start(events: Receiver<Arc<Event>>, live: bool) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let live = live && std::io::stderr().is_terminal();
+        let task = tokio::spawn(show(events, stopped, live));
+        Self { stop, task }
+    }
+
+    /// Shows what is left and leaves the terminal clean.
+    pub(crate) async fn finish(self) {
+        // The task ends by itself when all senders of events are gone; either way it has shown everything.
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+async fn show(mut events: Receiver<Arc<Event>>, mut stopped: oneshot::Receiver<()>, live: bool) {
+    let mut view = View { live, color: live && std::env::var_os("NO_COLOR").is_none(), ..View::default() };
+    let mut tick = tokio::time::interval(REDRAW);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Ok(event) => view.event(&event),
+                Err(RecvError::Lagged(n_missed)) => view.line(&format!("… {n_missed} events not shown")),
+                Err(RecvError::Closed) => break,
+            },
+            _ = &mut stopped => {
+                while let Ok(event) = events.try_recv() {
+                    view.event(&event);
+                }
+                break;
+            }
+            _ = tick.tick(), if live => view.draw(""),
+        }
+    }
+    view.clear();
+}
+
+struct Work {
+    who: String,
+    since: Instant,
+    what: String,
+}
+
+#[derive(Default)]
+struct View {
+    live: bool,
+    color: bool,
+    drawn: usize,
+    /// By session and place: the call, wait or check under way.
+    work: BTreeMap<String, Work>,
+    open: BTreeMap<ModelId, Instant>,
+    /// The milestone that each session's lines are under.
+    headed: BTreeMap<String, u32>,
+}
+
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const RED: &str = "31";
+const DIM: &str = "2";
+const BOLD: &str = "1";
+
+impl View {
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn clear(&mut self) {
+        if self.drawn > 0 {
+            eprint(&format!("\x1b[{}A\x1b[J", self.drawn));
+            self.drawn = 0;
+        }
+    }
+
+    /// Prints a line for good, and the block below it anew.
+    fn line(&mut self, text: &str) {
+        self.draw(&format!("{text}\n"));
+    }
+
+    fn draw(&mut self, lines: &str) {
+        if !self.live {
+            eprint(lines);
+            return;
+        }
+        let mut out = String::new();
+        if self.drawn > 0 {
+            let _ = write!(out, "\x1b[{}A\x1b[J", self.drawn);
+        }
+        out.push_str(lines);
+        let width = columns();
+        let now = Instant::now();
+        self.open.retain(|_, until| *until > now);
+        let mut block: Vec<String> = Vec::new();
+        for work in self.work.values().take(12) {
+            let seconds = work.since.elapsed().as_secs_f64();
+            block.push(cut(&format!("  ▸ {} {} {seconds:.1} s", work.who, work.what), width));
+        }
+        if self.work.len() > 12 {
+            block.push(format!("  ▸ … and {} more", self.work.len() - 12));
+        }
+        for (model, until) in &self.open {
+            let left = until.saturating_duration_since(now).as_secs_f64();
+            block.push(cut(&format!("  ⊘ {model} OPEN, next test in {left:.0} s"), width));
+        }
+        for line in &block {
+            let _ = writeln!(out, "{}", self.paint(DIM, line));
+        }
+        self.drawn = block.len();
+        eprint(&out);
+    }
+
+    fn begin(&mut self, place: &Place, what: String) {
+        let who = who(place);
+        self.work.insert(format!("{} {who}", place.session), Work { who, since: Instant::now(), what });
+    }
+
+    fn end(&mut self, place: &Place) {
+        self.work.remove(&format!("{} {}", place.session, who(place)));
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::SessionMoved { session, idea, phase, milestone, n_milestones, text } => {
+                let name = text.as_deref().unwrap_or_default();
+                let before = self.headed.insert(session.to_string(), *milestone);
+                if *phase == Phase::Implementing && before == Some(*milestone) {
+                    // A round of fixes: the heading stands already.
+                    return;
+                }
+                let line = match phase {
+                    Phase::Implementing => {
+                        self.paint(BOLD, &format!("── milestone {milestone}/{n_milestones}: {name}"))
+                    }
+                    Phase::Failed => self.paint(RED, &format!("✗ {idea} failed: {name}")),
+                    Phase::Planning => self.paint(BOLD, &format!("── planning {idea}")),
+                    Phase::Completed | Phase::Cancelled => self.paint(BOLD, &format!("── {idea}: {phase}")),
+                    Phase::Queued | Phase::Reviewing => return,
+                };
+                self.line(&line);
+            }
+            Event::Planned { milestones, degraded, .. } => {
+                let stand_in = if *degraded { " (template: no planner answered)" } else { "" };
+                self.line(&format!("✓ plan of {} milestone(s){stand_in}: {}", milestones.len(), milestones.join("; ")));
+            }
+            Event::ExecutionStarted { .. } | Event::Exhausted { .. } => {}
+            Event::AnswerReused { place, model } => {
+                self.line(&format!("↺ {} uses the answer that {model} had given before", who(place)));
+            }
+            Event::AttemptStarted { place, model, attempt } => {
+                let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+                self.begin(place, format!("{model}{again}"));
+                self.draw("");
+            }
+            Event::AttemptFailed { place, model, reason, duration_ms, .. } => {
+                self.end(place);
+                let text = format!("✗ {} {model}: {reason} ({:.1} s)", who(place), seconds(*duration_ms));
+                let line = self.paint(YELLOW, &text);
+                self.line(&line);
+            }
+            Event::ModelRefused { place, model, reason } => {
+                self.end(place);
+                let line = self.paint(DIM, &format!("⊘ {} passes over {model}: {reason}", who(place)));
+                self.line(&line);
+            }
+            Event::AttemptSucceeded { place, model, fallback, duration_ms, tokens, .. } => {
+                self.end(place);
+                let fallback = if *fallback { " [fallback]" } else { "" };
+                let tokens = if *tokens > 0 { format!(", {tokens} tokens") } else { String::new() };
+                let text = format!("✓ {} {model}{fallback} ({:.1} s{tokens})", who(place), seconds(*duration_ms));
+                let line = self.paint(GREEN, &text);
+                self.line(&line);
+            }
+            Event::Waiting { place, reason, for_ms } => {
+                let what = match reason {
+                    WaitReason::Backoff => format!("waits {:.1} s before the next attempt", seconds(*for_ms)),
+                    WaitReason::BreakerTest(model) => {
+                        format!("waits for the next test of {model} in {:.1} s", seconds(*for_ms))
+                    }
+                    WaitReason::OwnNetworkDown => "waits: our own network is down".to_owned(),
+                };
+                if *reason != WaitReason::Backoff {
+                    let line = self.paint(YELLOW, &format!("… {} {what}", who(place)));
+                    self.line(&line);
+                }
+                self.begin(place, what);
+            }
+            Event::Degraded { place, stand_in } => {
+                self.end(place);
+                let text = format!("⚠ {}: no model answered, {stand_in} stands in", who(place));
+                let line = self.paint(YELLOW, &text);
+                self.line(&line);
+            }
+            Event::BreakerChanged { model, from, to, status, reason, retry_in_ms } => {
+                match (to, retry_in_ms) {
+                    (State::Open, Some(retry_in_ms)) => {
+                        self.open.insert(model.clone(), Instant::now() + Duration::from_millis(*retry_in_ms));
+                    }
+                    _ => {
+                        self.open.remove(model);
+                    }
+                }
+                let moved = from != to;
+                let code = if *to == State::Open { RED } else { DIM };
+                let why = if moved { format!(": {reason}") } else { String::new() };
+                let line = self.paint(code, &format!("⚡ breaker of {model} {status}{why}"));
+                self.line(&line);
+            }
+            Event::FileEnded { file, error, .. } => match error {
+                None => {}
+                Some(error) => {
+                    let line = self.paint(RED, &format!("✗ {file} is not written: {error}"));
+                    self.line(&line);
+                }
+            },
+            Event::Judged { milestone, ok, all, verdict, again, .. } => {
+                let next = if *again { ", rolled back and tried again" } else { "" };
+                let text = format!("■ milestone {milestone}: {ok} of {all} files, {}{next}", verdict_word(*verdict));
+                let line = self.paint(if ok == all { GREEN } else { YELLOW }, &text);
+                self.line(&line);
+            }
+            Event::Checked { command, passed, summary, milestone, .. } => {
+                let when = if *milestone == 0 { " (before any change)" } else { "" };
+                let (mark, code) = if *passed { ("✓", GREEN) } else { ("✗", RED) };
+                let line = self.paint(code, &format!("{mark} check `{command}`{when}: {summary}"));
+                self.line(&line);
+            }
+            Event::Reviewed { approved, code_quality, n_issues, .. } => {
+                let (mark, code, word) =
+                    if *approved { ("✓", GREEN, "approved") } else { ("✗", YELLOW, "rejected") };
+                let text = format!("{mark} review: {word}, quality {code_quality}/100, {n_issues} remark(s)");
+                let line = self.paint(code, &text);
+                self.line(&line);
+            }
+            Event::FixRound { round, .. } => self.line(&format!("↻ round {round} of fixes")),
+            Event::Committed { milestone, commit, branch, .. } => {
+                let text = match commit {
+                    Some(commit) => format!("● milestone {milestone} is commit {} on {branch}", commit.short()),
+                    None => format!("● milestone {milestone}: nothing to commit"),
+                };
+                let line = self.paint(BOLD, &text);
+                self.line(&line);
+            }
+            Event::IssueFiled { title, .. } => {
+                let line = self.paint(YELLOW, &format!("✎ issue: {title}"));
+                self.line(&line);
+            }
+            Event::Interrupted { idea, reason, .. } => {
+                self.work.clear();
+                let line = self.paint(YELLOW, &format!("‖ {idea} interrupted: {reason}"));
+                self.line(&line);
+            }
+            Event::ActorFailed { actor, error, restarted } => {
+                let next = if *restarted { "started again" } else { "given up" };
+                let line = self.paint(RED, &format!("! {actor} failed: {error}; {next}"));
+                self.line(&line);
+            }
+            Event::Shutdown { step } => self.line(&format!("■ {step}")),
+        }
+    }
+}
+
+fn who(place: &Place) -> String {
+    match &place.file {
+        Some(file) => format!("{} {file}", place.role),
+        None => place.role.to_string(),
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn columns() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stderr()).ok().map_or(80, |size| usize::from(size.ws_col)).max(20)
+}
+
+/// Cuts a line so that it takes one row: a wrapped one would make the block's height wrong.
+fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() < width { line.to_owned() } else { line.chars().take(width - 2).chain(['…']).collect() }
+}
+
+/// A terminal that has gone is no reason to stop working.
+fn eprint(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// One line on standard error, outside of a progress view.
+pub(crate) fn note(text: &str) {
+    eprint(&format!("{text}\n"));
+}

@@ -1,0 +1,261 @@
+//! From the configuration to running actors: the only place that knows both.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_actors::budget::{Limit, Limits};
+use steadfast_actors::settings::{IssueSettings, ModelSettings};
+use steadfast_actors::{Handle, Keeper, Settings};
+use steadfast_config::{Config, Environment, Loaded, Micros, Sandbox, Sources};
+use steadfast_core::breaker::BreakerConfig;
+use steadfast_core::failover;
+use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::session;
+use steadfast_core::tally::MinSuccessRate;
+use steadfast_model::{ModelClient, ProviderSettings};
+use steadfast_notify::LocalTracker;
+use steadfast_prompt::Templates;
+use steadfast_repo::Exclude;
+use steadfast_repo::sandbox::find_bwrap;
+
+use crate::cli::Global;
+use crate::exit::{Failure, failed};
+
+/// How long a command waits for another process to let go of the store (SPEC 10).
+const STORE_WAIT: Duration = Duration::from_secs(10);
+
+/// A checked configuration and what was found out about it.
+pub(crate) struct Setup {
+    pub(crate) config: Config,
+    pub(crate) loaded: Loaded,
+}
+
+impl Setup {
+    /// Reads and checks the configuration.
+    pub(crate) fn load(global: &Global) -> Result<Self, Failure> {
+        let loaded = load(global)?;
+        Ok(Self { config: loaded.config.clone(), loaded })
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.config.daemon.state_dir
+    }
+
+    /// Each model's client, or why it cannot be called.
+    fn clients(&self) -> BTreeMap<ModelId, Result<Arc<dyn ModelClient>, String>> {
+        let environment = Environment::of_process();
+        let mut clients = BTreeMap::new();
+        for role in Role::ALL {
+            for id in self.config.roles.of(role) {
+                clients.entry(id.clone()).or_insert_with(|| self.client(id, &environment));
+            }
+        }
+        clients
+    }
+
+    fn client(&self, id: &ModelId, environment: &Environment) -> Result<Arc<dyn ModelClient>, String> {
+        if self.config.models.get(id).is_some_and(|model| !model.enabled) {
+            return Err("disabled".to_owned());
+        }
+        let Some(provider) = self.config.providers.get(id.provider()) else {
+            return Err(format!("provider {} is not configured", id.provider()));
+        };
+        let key = provider.key(id.provider(), environment).map_err(|missing| missing.to_string())?;
+        let settings = ProviderSettings {
+            kind: provider.kind.as_str().to_owned(),
+            base_url: provider.base_url.clone().unwrap_or_default(),
+            key,
+            stream: provider.stream,
+            json_mode: provider.json_mode,
+            command: provider.command.clone(),
+        };
+        steadfast_model::client(&settings, id.name()).map_err(|uncallable| uncallable.to_string())
+    }
+
+    /// SPEC 5: an idea is refused when no model of some role can be called at all.
+    pub(crate) fn check_callable(&self, allow_degraded: bool) -> Result<(), Failure> {
+        if allow_degraded {
+            return Ok(());
+        }
+        let clients = self.clients();
+        for role in Role::ALL {
+            let models = self.config.roles.of(role);
+            let reason = |id: &ModelId| match clients.get(id) {
+                Some(Ok(_)) => None,
+                Some(Err(reason)) => Some(format!("{id}: {reason}")),
+                None => Some(format!("{id}: not configured")),
+            };
+            let reasons: Vec<String> = models.iter().filter_map(reason).collect();
+            if reasons.len() == models.len() {
+                return Err(Failure::Usage(format!(
+                    "no model of the {role} can be called ({}); give what is missing, or begin all the same with \
+                     --allow-degraded: templates and manual tasks then stand in",
+                    reasons.join("; ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything the actors need.
+    pub(crate) fn settings(&self) -> Result<Settings, Failure> {
+        let config = &self.config;
+        let clients = self.clients();
+        let models = clients.into_iter().map(|(id, client)| {
+            let model = config.models.get(&id);
+            let settings = ModelSettings {
+                client,
+                timeout: model.map_or(Duration::from_secs(300), |model| model.timeout),
+                context_window: model.and_then(|model| model.context_window).map(u32::from),
+                max_output_tokens: model.and_then(|model| model.max_output_tokens).map(u32::from),
+                max_concurrency: model.map_or(NonZeroUsize::MIN, |model| model.max_concurrency),
+                price_micros: model.and_then(|model| model.price).map(|price| (price.input.0, price.output.0)),
+            };
+            (id, settings)
+        });
+        let failover = &config.failover;
+        let micros = |budget: Option<Micros>| budget.map(|micros| micros.0);
+        let state_dir = config.daemon.state_dir.clone();
+        let fail_primary = std::env::var("FAIL_PRIMARY").is_ok_and(|value| value == "true" || value == "1");
+        if fail_primary {
+            crate::progress::note(
+                "!! FAIL_PRIMARY is set: the first model of each role fails on purpose; no call is made to it",
+            );
+        }
+        Ok(Settings {
+            max_sessions: config.daemon.max_sessions,
+            max_restarts: config.daemon.max_restarts,
+            restart_window: config.daemon.restart_window,
+            shutdown_grace: config.daemon.shutdown_grace,
+            roles: Role::ALL.iter().map(|role| (*role, config.roles.of(*role).to_vec())).collect(),
+            models: Arc::new(models.collect()),
+            breaker: BreakerConfig {
+                failure_threshold: failover.failure_threshold,
+                reset_timeout: failover.reset_timeout,
+                monitoring_period: failover.monitoring_period,
+                max_open: failover.max_open,
+                probe_lease: failover.reset_timeout,
+            },
+            failover: failover::Policy {
+                max_retries: failover.max_retries,
+                backoff_initial: failover.backoff.initial,
+                backoff_max: failover.backoff.max,
+                outage_patience: failover.outage_patience,
+            },
+            fail_primary,
+            session: self.session_policy(),
+            max_parallel_agents: config.session.max_parallel_agents,
+            checks: config.session.checks.clone(),
+            check_timeout: config.session.check_timeout,
+            bwrap: self.bwrap()?,
+            hidden: self.hidden(),
+            exclude: Arc::new(self.exclude()?),
+            templates: Arc::new(self.templates()?),
+            limits: Limits {
+                session: Limit {
+                    calls: config.session.max_calls.session,
+                    tokens: config.session.max_tokens.session,
+                    cost_micros: micros(config.session.max_cost.session),
+                },
+                day: Limit {
+                    calls: config.session.max_calls.day,
+                    tokens: config.session.max_tokens.day,
+                    cost_micros: micros(config.session.max_cost.day),
+                },
+            },
+            issues: IssueSettings { assignee: config.issues.assignee.clone(), labels: config.issues.labels.clone() },
+            tracker: Arc::new(LocalTracker::new(state_dir.join("issues"))),
+            state_dir,
+        })
+    }
+
+    /// The way of a session, as configured.
+    pub(crate) fn session_policy(&self) -> session::Policy {
+        let (failover, session) = (&self.config.failover, &self.config.session);
+        session::Policy {
+            milestone_retries: session.milestone_retries,
+            max_review_rounds: session.max_review_rounds,
+            partial_success: failover.partial_success,
+            min_success_rate: MinSuccessRate::from_fraction(failover.min_success_rate).unwrap_or(MinSuccessRate::HALF),
+            graceful_degradation: failover.graceful_degradation,
+            has_checks: !session.checks.is_empty(),
+        }
+    }
+
+    fn bwrap(&self) -> Result<Option<PathBuf>, Failure> {
+        if self.config.session.checks.is_empty() || self.config.session.checks_sandbox == Sandbox::None {
+            return Ok(None);
+        }
+        self.loaded.may_start(&Environment::of_process()).map_err(|errors| Failure::Usage(errors.to_string()))?;
+        find_bwrap().map(Some).map_err(|error| Failure::Usage(steadfast_actors::chain(&error)))
+    }
+
+    /// What a confined check must not see.
+    fn hidden(&self) -> Vec<PathBuf> {
+        let keys = self.config.providers.values().filter_map(|provider| provider.api_key_file.clone());
+        let token = self.config.issues.token_file.clone();
+        keys.chain(token).chain([self.config.daemon.state_dir.clone()]).collect()
+    }
+
+    fn exclude(&self) -> Result<Exclude, Failure> {
+        Exclude::new(&self.config.session.context_exclude)
+            .map_err(|error| Failure::Usage(format!("[session] context_exclude: {}", steadfast_actors::chain(&error))))
+    }
+
+    fn templates(&self) -> Result<Templates, Failure> {
+        let mut templates = Templates::builtin();
+        let Some(folder) = &self.config.session.prompts_dir else { return Ok(templates) };
+        let wrong = |path: PathBuf, what: String| Failure::Usage(format!("{}: {what}", path.display()));
+        if !folder.is_dir() {
+            return Err(wrong(folder.clone(), "prompts_dir is no folder".to_owned()));
+        }
+        for file in Templates::FILES {
+            let path = folder.join(file);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    templates = templates.with(file, &text).map_err(|error| wrong(path, error.to_string()))?;
+                }
+                // A prompt that is not there keeps its built-in text.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(wrong(path, error.to_string())),
+            }
+        }
+        Ok(templates)
+    }
+
+    /// Opens the store, waiting for another process to let go of it.
+    pub(crate) async fn open_store(&self) -> Result<Keeper, Failure> {
+        self.open_store_within(STORE_WAIT).await
+    }
+
+    pub(crate) async fn open_store_within(&self, wait: Duration) -> Result<Keeper, Failure> {
+        let keeper = Keeper::open(self.state_dir(), wait, self.session_policy()).await;
+        keeper.map_err(|error| failed("cannot open the store", &error))
+    }
+
+    /// Opens the store and starts the actors.
+    pub(crate) async fn start(&self) -> Result<Handle, Failure> {
+        let settings = self.settings()?;
+        let keeper = self.open_store().await?;
+        steadfast_actors::start(settings, keeper).await.map_err(|error| failed("cannot start", &error))
+    }
+}
+
+/// Reads the layers of the configuration.
+pub(crate) fn load(global: &Global) -> Result<Loaded, Failure> {
+    let mut flags = Vec::new();
+    if let Some(dir) = &global.state_dir {
+        let absolute = std::path::absolute(dir).map_err(|error| failed("cannot find the state directory", &error))?;
+        flags.push(("daemon.state_dir".to_owned(), absolute.to_string_lossy().into_owned()));
+    }
+    let sources = Sources {
+        files: global.config.clone(),
+        flags,
+        preset: global.preset.clone(),
+        ..Sources::new(Environment::of_process())
+    };
+    Config::load(&sources).map_err(|errors| Failure::Usage(errors.to_string()))
+}

@@ -1,0 +1,70 @@
+//! SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once.
+//!
+//! ctrlc catches them on a thread of its own, so that a second signal works even when the runtime is blocked; tokio's
+//! streams, which chain to the same handlers, tell which signal it was.
+
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::exit::{Failure, SECOND_SIGINT, SECOND_SIGTERM, failed};
+
+/// After the first signal the process ends at the latest after this time, whatever hangs. Well inside systemd's default
+/// stop timeout of 90 s.
+const HARD_DEADLINE: Duration = Duration::from_secs(20);
+
+static SECOND_CODE: AtomicI32 = AtomicI32::new(SECOND_SIGTERM);
+static SEEN: AtomicU32 = AtomicU32::new(0);
+
+/// Holds `SIGTERM received` and the like after the first signal.
+pub(crate) type Signals = watch::Receiver<Option<&'static str>>;
+
+/// Begins to listen. Once a process.
+pub(crate) fn listen() -> Result<Signals, Failure> {
+    ctrlc::set_handler(|| {
+        if SEEN.fetch_add(1, Ordering::SeqCst) > 0 {
+            std::process::exit(SECOND_CODE.load(Ordering::SeqCst));
+        }
+        std::thread::spawn(|| {
+            std::thread::sleep(HARD_DEADLINE);
+            std::process::exit(1);
+        });
+    })
+    .map_err(|error| failed("cannot catch signals", &error))?;
+    let (sender, receiver) = watch::channel(None);
+    let kinds = [
+        (SignalKind::interrupt(), "SIGINT received", SECOND_SIGINT),
+        (SignalKind::terminate(), "SIGTERM received", SECOND_SIGTERM),
+        (SignalKind::hangup(), "SIGHUP received", SECOND_SIGTERM),
+    ];
+    for (kind, reason, code) in kinds {
+        let mut stream = signal(kind).map_err(|error| failed("cannot catch signals", &error))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                SECOND_CODE.store(code, Ordering::SeqCst);
+                sender.send_if_modified(|first| {
+                    let is_first = first.is_none();
+                    first.get_or_insert(reason);
+                    is_first
+                });
+            }
+        });
+    }
+    Ok(receiver)
+}
+
+/// Waits for the first signal.
+pub(crate) async fn first(mut signals: Signals) -> &'static str {
+    loop {
+        if let Some(reason) = *signals.borrow_and_update() {
+            return reason;
+        }
+        if signals.changed().await.is_err() {
+            // No signal can come any more; whoever waits, waits for something else.
+            std::future::pending::<()>().await;
+        }
+    }
+}

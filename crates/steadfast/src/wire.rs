@@ -1,0 +1,101 @@
+//! Bodies on the control socket that are not reports.
+
+use serde::{Deserialize, Serialize};
+
+/// Any answer that is not a success.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorBody {
+    /// Stable, for programs.
+    pub(crate) code: String,
+    /// For a person.
+    pub(crate) message: String,
+}
+
+/// `POST /v1/sessions`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct SubmitBody {
+    /// The idea's text.
+    pub(crate) idea: String,
+    /// The file's name without its ending: the id where the text has none.
+    pub(crate) file_stem: String,
+    /// The repository, absolute.
+    pub(crate) repo: String,
+    /// Begin although a role has no model that can be called.
+    #[serde(default)]
+    pub(crate) allow_degraded: bool,
+}
+
+/// The answer to it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Submitted {
+    /// The new session.
+    pub(crate) session_id: String,
+}
+
+/// `POST /v1/breakers/reset`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ResetBody {
+    /// provider/name; `None`: all.
+    #[serde(default)]
+    pub(crate) model: Option<String>,
+}
+
+/// The answer to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ResetDone {
+    /// Breakers that were reset.
+    pub(crate) reset: usize,
+}
+
+/// `status --json` (SPEC 13).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StatusBody {
+    /// A daemon answered.
+    pub(crate) daemon: bool,
+    pub(crate) roles: Roles,
+    pub(crate) rates: serde_json::Value,
+    pub(crate) sessions: SessionCounts,
+    pub(crate) outbox: OutboxCounts,
+}
+
+/// Each role's models in priority order.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Roles {
+    pub(crate) planner: Vec<ModelRow>,
+    pub(crate) coder: Vec<ModelRow>,
+    pub(crate) reviewer: Vec<ModelRow>,
+}
+
+/// One model of a role.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ModelRow {
+    pub(crate) model: String,
+    /// From 1.
+    pub(crate) priority: usize,
+    /// `CLOSED`, `MONITORING (1/3)`, `OPEN`, `HALF-OPEN`, `UNAVAILABLE (reason)`.
+    pub(crate) circuit_breaker: String,
+    /// Until the next test of an open breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_in_ms: Option<u64>,
+}
+
+/// Sessions by where they stand.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct SessionCounts {
+    pub(crate) queued: usize,
+    pub(crate) active: usize,
+    pub(crate) interrupted: usize,
+    pub(crate) completed: usize,
+    pub(crate) failed: usize,
+    pub(crate) cancelled: usize,
+}
+
+/// Issues that wait for delivery.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct OutboxCounts {
+    pub(crate) undelivered: usize,
+}
