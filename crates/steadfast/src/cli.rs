@@ -120,12 +120,9 @@ pub(crate) struct SubmitArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SessionsArgs {
-    /// How many to list
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub(crate) limit: usize,
-    /// List all of them
-    #[arg(long, conflicts_with = "limit")]
-    pub(crate) all: bool,
+    /// List only the newest N
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
 }
 
 #[derive(Debug, Args)]

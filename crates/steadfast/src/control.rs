@@ -105,7 +105,7 @@ struct Limit {
 }
 
 async fn sessions(State(control): Shared, Query(query): Query<Limit>) -> Result<Json<Vec<Report>>, Failure> {
-    let limit = query.limit.unwrap_or(20);
+    let limit = query.limit.unwrap_or(usize::MAX);
     let list = control.read(move |control| look::list(control.handle.keeper(), limit, &control.setup.session_policy()));
     list.await.map(Json)
 }

@@ -54,7 +54,7 @@ pub(crate) fn issues(keeper: &Keeper) -> Result<Vec<OutboxReport>, Failure> {
 /// `steadfast sessions`.
 pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
     let setup = Setup::load(global)?;
-    let limit = if args.all { usize::MAX } else { args.limit };
+    let limit = args.limit.unwrap_or(usize::MAX);
     let reports: Vec<Report> = match Client::connect(setup.state_dir()).await {
         Some(client) => client.get(&format!("/v1/sessions?limit={limit}")).await?,
         None => list(&setup.open_store().await?, limit, &setup.session_policy())?,
