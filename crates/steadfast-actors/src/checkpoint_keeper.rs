@@ -101,6 +101,19 @@ struct Shared {
     report: Vec<String>,
 }
 
+/// A batch on its way to the disk.
+pub(crate) struct Saving(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Saving {
+    /// Returns when the batch is on disk.
+    ///
+    /// # Errors
+    /// [`KeeperError`]; nothing may be built on the batch then.
+    pub(crate) async fn wait(self) -> Result<(), KeeperError> {
+        self.0.await.map_err(|_dropped| KeeperError::Closed)?.map_err(KeeperError::from)
+    }
+}
+
 /// The way to the store; cheap to clone.
 #[derive(Clone)]
 pub struct Keeper {
@@ -169,11 +182,25 @@ impl Keeper {
         self.commit(self.batch(writes)?).await
     }
 
-    async fn commit(&self, batch: Batch) -> Result<(), KeeperError> {
+    /// Hands all of it to the writer, and does not wait. Batches reach the disk in the order in which they were handed
+    /// over, so whoever waits for a later one knows that this one is there, too, unless it was refused: [`Saving::wait`]
+    /// tells.
+    ///
+    /// # Errors
+    /// [`KeeperError`] when it cannot be encoded; then nothing was handed over.
+    pub(crate) fn begin_save(&self, writes: Vec<Write>) -> Result<Saving, KeeperError> {
+        Ok(self.begin_commit(self.batch(writes)?))
+    }
+
+    fn begin_commit(&self, batch: Batch) -> Saving {
         let (done, answer) = oneshot::channel();
-        // The waiter may have been cancelled; the batch is written all the same.
+        // The waiter may have gone; the batch is written all the same.
         self.shared.handle.submit(batch, move |result| drop(done.send(result)));
-        answer.await.map_err(|_dropped| KeeperError::Closed)?.map_err(KeeperError::from)
+        Saving(answer)
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), KeeperError> {
+        self.begin_commit(batch).wait().await
     }
 
     /// Saves without waiting, for what may be lost in a crash.

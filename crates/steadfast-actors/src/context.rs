@@ -3,6 +3,7 @@
 
 mod ask;
 mod files;
+mod snapshot;
 
 pub(crate) use ask::why_exhausted;
 
@@ -29,19 +30,15 @@ use crate::records::Loaded;
 use crate::settings::Settings;
 use crate::worker::{Executed, Task, WorkerMsg};
 
+use files::Contents;
+use snapshot::Snapshot;
+
 /// The largest file that is read for, or written from, an answer. The model crate bounds answers at 8 MiB; a source file
 /// above 1 MiB is generated, and no model should write it.
 pub(crate) const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// How long to wait for a worker that is being restarted before asking again.
 const WORKER_PAUSE: Duration = Duration::from_millis(50);
-
-/// A file of the repository, as prompts show it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
-    pub(crate) path: String,
-    pub(crate) size: u64,
-}
 
 /// The repository and the session's own place in it.
 pub(crate) struct Workspace {
@@ -50,12 +47,13 @@ pub(crate) struct Workspace {
 }
 
 /// What file agents need to know of their milestone.
-#[derive(Debug, Clone)]
 pub(crate) struct CoderWork {
     /// As it stood when the agents began.
     pub milestone: Milestone,
     /// The commit that the milestone builds on.
-    pub base: CommitId,
+    pub base: Arc<Snapshot>,
+    /// What was written in the rounds before; empty in the first.
+    pub written: Contents,
     /// The whole plan.
     pub plan: Arc<Plan>,
     /// In a round of fixes: what is wrong.
@@ -100,7 +98,8 @@ pub(crate) struct SessionContext {
     /// The session was just submitted: its branch and worktree do not exist yet.
     is_new: bool,
     workspace: OnceLock<Arc<Workspace>>,
-    tree: Mutex<Option<(CommitId, Arc<Vec<Listed>>)>>,
+    /// Of the commit that the milestone at work builds on.
+    snapshot: Mutex<Option<Arc<Snapshot>>>,
 }
 
 impl SessionContext {
@@ -132,7 +131,7 @@ impl SessionContext {
             directory,
             is_new,
             workspace: OnceLock::new(),
-            tree: Mutex::new(None),
+            snapshot: Mutex::new(None),
         }
     }
 
@@ -208,7 +207,8 @@ impl SessionContext {
         workspace.worktree.reset_to(&session.tip).map_err(broken)?;
         match milestone {
             Some(milestone) if crate::session::needs_files(&milestone.stage) => {
-                self.write_out(&workspace, &session.tip, milestone)
+                let base = self.snapshot(&workspace, &session.tip)?;
+                self.write_out(&workspace, &base, milestone)
             }
             Some(_) | None => Ok(()),
         }
@@ -252,7 +252,8 @@ impl SessionContext {
             let tip = workspace.repository.branch_tip(&context.branch).map_err(broken)?;
             let tip = tip.ok_or_else(|| StopReason::Broken(format!("branch {} is gone", context.branch)))?;
             workspace.worktree.reset_to(&tip).map_err(broken)?;
-            context.write_out(&workspace, &tip, &milestone)
+            let base = context.snapshot(&workspace, &tip)?;
+            context.write_out(&workspace, &base, &milestone)
         })
         .await
     }
@@ -312,18 +313,15 @@ impl SessionContext {
         }
     }
 
-    /// The files of the commit that may be shown to a model, listed once for each commit.
-    fn listed(&self, workspace: &Workspace, commit: &CommitId) -> Result<Arc<Vec<Listed>>, StopReason> {
-        let mut cached = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, tree)) = cached.as_ref().filter(|(of, _)| of == commit) {
-            let _ = of;
-            return Ok(Arc::clone(tree));
+    /// What is known of a commit, listed once.
+    fn snapshot(&self, workspace: &Workspace, commit: &CommitId) -> Result<Arc<Snapshot>, StopReason> {
+        let mut kept = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = kept.as_ref().filter(|snapshot| snapshot.commit == *commit) {
+            return Ok(Arc::clone(snapshot));
         }
-        let listing = workspace.repository.tree(commit, ask::MAX_LISTED).map_err(broken)?;
-        let shown = listing.entries.into_iter().filter(|entry| !self.settings.exclude.matches(&entry.path));
-        let tree = Arc::new(shown.map(|entry| Listed { path: entry.path, size: entry.size }).collect::<Vec<_>>());
-        *cached = Some((commit.clone(), Arc::clone(&tree)));
-        Ok(tree)
+        let listed = Arc::new(Snapshot::list(&workspace.repository, commit, &self.settings.exclude)?);
+        *kept = Some(Arc::clone(&listed));
+        Ok(listed)
     }
 }
 

@@ -138,7 +138,7 @@ async fn write(context: &Arc<SessionContext>, work: &Arc<CoderWork>, task: &Agen
     };
     let mut answers = previous;
     answers.push(task.step.clone());
-    match context.write_answers(&work.base, &task.target, answers.clone()).await {
+    match context.write_answers(&work.base, &task.target, &answers) {
         Ok(paths) => AgentEnd::Result(AgentResult::Done(AgentDone {
             writer: Writer::Model { model: answer.model, fallback: answer.fallback },
             paths,

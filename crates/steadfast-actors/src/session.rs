@@ -1,7 +1,9 @@
 //! One session: carries out what [`Run::action`] says and feeds what happened back into it.
 //!
-//! Invariant: a transition and all that goes with it (plan, milestone, issues) is durable, in one batch, before the next
-//! action begins.
+//! Invariant: a transition and all that goes with it (plan, milestone, issues) is handed to the store in one batch before
+//! the next action begins, and the store keeps the order: an answer that is durable has every earlier transition durable
+//! before it. Before anything outside changes (a branch moves, an issue is filed, an end is told), every batch so far is
+//! waited for. A transition that a crash takes back is made again from answers that it cannot take back.
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::aggregator::{Aggregator, AggregatorArgs, AggregatorMsg};
+use crate::checkpoint_keeper::Saving;
 use crate::context::{CoderWork, SessionContext};
 use crate::event::Event;
 use crate::file_agent::StopReason;
@@ -80,8 +83,8 @@ pub(crate) struct SessionState {
     run: Run,
     /// The worktree holds the milestone's files as the state says.
     prepared: bool,
-    /// Writes handed to the running task, until they are known to be durable.
-    unsaved: Vec<Write>,
+    /// Batches on their way to the disk that nobody has waited for yet.
+    savings: Vec<Saving>,
     task: Option<TaskGuard>,
     aggregator: Option<(ActorId, ActorRef<AggregatorMsg>)>,
     restarts: RestartBudget,
@@ -107,7 +110,7 @@ impl Actor for SessionActor {
             run: args.run.clone(),
             args,
             prepared: false,
-            unsaved: Vec::new(),
+            savings: Vec::new(),
             task: None,
             aggregator: None,
             restarts,
@@ -130,7 +133,6 @@ impl Actor for SessionActor {
         match msg {
             SessionMsg::ActionEnded(Ok(Ok(done))) => {
                 state.task = None;
-                state.unsaved.clear();
                 match done {
                     Done::Event(happened) => state.happened(&myself, happened),
                     Done::ReadyToWrite { work, tasks } => state.aggregate(&myself, work, tasks).await?,
@@ -251,16 +253,27 @@ impl SessionState {
         writes.push(Write::Issue(self.id().clone(), Box::new(issue), self.run.session.updated_ms));
     }
 
-    /// Saves, then does what comes next, as one task: the save first, and the action only when it is durable.
+    /// Hands the writes over and does what comes next, as a task.
     fn act(&mut self, myself: &ActorRef<SessionMsg>, writes: Vec<Write>) {
         let action = self.run.action(&self.args.context.settings.session);
+        let files_issue = writes.iter().any(|write| matches!(write, Write::Issue(..)));
+        let begun = self.args.context.keeper.begin_save(writes);
         let context = Arc::clone(&self.args.context);
         let run = self.run.clone();
-        self.unsaved.extend(writes.iter().cloned());
-        let files_issue = writes.iter().any(|write| matches!(write, Write::Issue(..)));
         let prepared = std::mem::replace(&mut self.prepared, true);
+        let shows = files_issue || matches!(action, Action::Commit(_) | Action::Rest);
+        let (refused, savings) = match begun {
+            Ok(saving) => {
+                self.savings.push(saving);
+                (None, if shows { std::mem::take(&mut self.savings) } else { Vec::new() })
+            }
+            Err(error) => (Some(StopReason::NotSaved(error.to_string())), Vec::new()),
+        };
         let work = async move {
-            context.keeper.save(writes).await.map_err(|error| StopReason::NotSaved(error.to_string()))?;
+            if let Some(reason) = refused {
+                return Err(reason);
+            }
+            wait_for(savings).await?;
             if files_issue {
                 context.wake_outbox();
             }
@@ -338,18 +351,24 @@ impl SessionState {
         reply: oneshot::Sender<Result<(), String>>,
     ) {
         self.tell(&happened);
-        let mut writes = std::mem::take(&mut self.unsaved);
-        writes.extend(self.apply(happened));
+        let writes = self.apply(happened);
+        let begun = self.args.context.keeper.begin_save(writes);
+        let savings = std::mem::take(&mut self.savings);
         let context = Arc::clone(&self.args.context);
         let run = self.run.clone();
         let work = async move {
-            let saved = context.keeper.save(writes).await.map_err(|error| error.to_string());
-            let failed = saved.is_err();
+            let saved = match begun {
+                Ok(saving) => wait_for(savings.into_iter().chain([saving]).collect()).await,
+                Err(error) => Err(StopReason::NotSaved(error.to_string())),
+            };
             // Whoever ordered it may have given up waiting; the state is saved all the same.
-            let _ = reply.send(saved.clone());
-            if failed {
-                return Err(StopReason::NotSaved(saved.err().unwrap_or_default()));
-            }
+            let _ = reply.send(match &saved {
+                Ok(()) => Ok(()),
+                Err(StopReason::Budget(text) | StopReason::NotSaved(text) | StopReason::Broken(text)) => {
+                    Err(text.clone())
+                }
+            });
+            saved?;
             perform(&context, &run, Action::Rest, true).await
         };
         self.task = Some(report_back(myself.clone(), work, SessionMsg::ActionEnded));
@@ -432,6 +451,13 @@ impl SessionState {
             }
         }
     }
+}
+
+async fn wait_for(savings: Vec<Saving>) -> Result<(), StopReason> {
+    for saving in savings {
+        saving.wait().await.map_err(|error| StopReason::NotSaved(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Does one action. Every part of it can be done again.

@@ -41,13 +41,13 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Outcome {
     let global = &cli.global;
     match cli.command {
-        Command::Demo(args) => busy(commands::demo::demo(global, args)),
-        Command::Run(args) => busy(commands::run::run(global, args)),
-        Command::Resume { id } => busy(commands::run::resume(global, id)),
+        Command::Demo(args) => light(commands::demo::demo(global, args)),
+        Command::Run(args) => light(commands::run::run(global, args)),
+        Command::Resume { id } => light(commands::run::resume(global, id)),
         Command::Daemon => busy(commands::daemon::daemon(global)),
         Command::Submit(args) => light(commands::orders::submit(global, args)),
         Command::Cancel { id } => light(commands::orders::cancel(global, &id)),
-        Command::Retry { id } => busy(commands::run::retry(global, &id)),
+        Command::Retry { id } => light(commands::run::retry(global, &id)),
         Command::Sessions(args) => light(commands::look::sessions(global, &args)),
         Command::Show { id } => light(commands::look::show(global, &id)),
         Command::Status(args) => light(commands::look::status(global, &args)),
@@ -56,16 +56,18 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Breaker(BreakerCommand::Simulate { file }) => commands::breaker::simulate(&file),
         Command::Config(ConfigCommand::Check) => commands::config::check(global),
         Command::Config(ConfigCommand::Show) => commands::config::show(global),
-        Command::Sim(args) => busy(commands::sim::sim(args)),
+        Command::Sim(args) => light(commands::sim::sim(args)),
     }
 }
 
-/// For commands that carry work: all cores.
+/// For the daemon: all cores.
 fn busy(work: impl Future<Output = Outcome>) -> Outcome {
     run_on(tokio::runtime::Builder::new_multi_thread(), work)
 }
 
-/// For commands that ask and print: one thread, quick to start.
+/// For commands that ask and print, and for a single session: one thread. Calls and actors wait for each other most of the
+/// time, and what is heavy (git, disk) has threads of its own; waking a second thread for each message costs more than it
+/// brings.
 fn light(work: impl Future<Output = Outcome>) -> Outcome {
     run_on(tokio::runtime::Builder::new_current_thread(), work)
 }

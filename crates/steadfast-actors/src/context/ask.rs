@@ -2,26 +2,24 @@
 
 use std::sync::Arc;
 
-use steadfast_core::ids::{CommitId, RepoPath, Role};
-use steadfast_core::plan::{Change, Plan};
+use steadfast_core::ids::{RepoPath, Role};
+use steadfast_core::plan::Plan;
 use steadfast_core::session::{
     AgentResult, AgentTask, Attempt, AttemptOutcome, CheckOutcome, Milestone, Run, Session, StepKey, Target,
 };
 use steadfast_model::Prompt;
 use steadfast_prompt::answer;
 use steadfast_prompt::prompt::{
-    CheckOutcome as CheckFact, CoderFacts, FailedFile, Feedback, FreeFacts, PlannerFacts, ReviewFacts, SourceFile,
-    Step, TreeEntry,
+    CheckOutcome as CheckFact, CoderFacts, FailedFile, Feedback, FreeFacts, PlannerFacts, ReviewFacts, Step,
 };
 use steadfast_prompt::{Prompt as Texts, Templates, rank};
 use steadfast_repo::checks::{CheckOutcome as Ended, CheckResult};
 
-use super::{CoderWork, FixFeedback, MAX_FILE_BYTES, SessionContext, Workspace, broken};
+use super::files::Contents;
+use super::{CoderWork, FixFeedback, MAX_FILE_BYTES, SessionContext, broken};
 use crate::file_agent::StopReason;
 use crate::worker::Task;
 
-/// The most files of a repository that are listed for prompts; a larger one is cut at its end.
-pub(super) const MAX_LISTED: usize = 20_000;
 /// The most of a check's output that is kept with a milestone.
 const MAX_CHECK_OUTPUT: usize = 8 << 10;
 /// From this size on a file is changed by search/replace blocks: whole-file answers are more often well formed, but a file
@@ -84,30 +82,6 @@ fn facts(checks: &[CheckOutcome]) -> Vec<CheckFact<'_>> {
 }
 
 impl SessionContext {
-    fn entries(&self, workspace: &Workspace, commit: &CommitId) -> Result<Vec<TreeEntry>, StopReason> {
-        let listed = self.listed(workspace, commit)?;
-        // A name that cannot be a path of ours cannot be written either; it is not shown.
-        let entry = |file: &super::Listed| Some(TreeEntry { path: RepoPath::new(&file.path).ok()?, size: file.size });
-        Ok(listed.iter().filter_map(entry).collect())
-    }
-
-    /// The texts of the ranked files, until `budget` tokens are full. Files that cannot be shown are left out.
-    fn read_ranked(&self, workspace: &Workspace, ranked: &[&TreeEntry], budget: usize) -> Vec<SourceFile> {
-        let mut used = 0;
-        let mut files = Vec::new();
-        for entry in ranked {
-            if used >= budget {
-                break;
-            }
-            let text = workspace.worktree.read(&entry.path, MAX_FILE_BYTES as u64);
-            if let Ok(Some(text)) = text {
-                used += steadfast_prompt::prompt::tokens(&text);
-                files.push(SourceFile { path: entry.path.clone(), text });
-            }
-        }
-        files
-    }
-
     fn task(
         &self,
         role: Role,
@@ -134,13 +108,13 @@ impl SessionContext {
         let context = Arc::clone(self);
         let work = move || {
             let workspace = context.workspace()?;
-            let tree = context.entries(&workspace, &context.base)?;
+            let base = context.snapshot(&workspace, &context.base)?;
             let budget_tokens = context.settings.prompt_budget(Role::Planner);
-            let ranked = rank::key_files(&tree, &context.idea.body);
-            let key_files = context.read_ranked(&workspace, &ranked, budget_tokens);
+            let ranked = rank::key_files(&base.shown, &context.idea.body);
+            let key_files = base.read_ranked(&workspace.repository, &ranked, &Contents::new(), budget_tokens);
             let facts = PlannerFacts {
                 idea: &context.idea,
-                tree: &tree,
+                tree: &base.shown,
                 key_files: &key_files,
                 checks: &context.settings.checks,
                 budget_tokens,
@@ -153,14 +127,25 @@ impl SessionContext {
     }
 
     /// What the agents of a milestone need to know.
-    pub(crate) async fn coder_work(&self, run: &Run, milestone: &Milestone) -> Result<CoderWork, StopReason> {
+    pub(crate) async fn coder_work(
+        self: &Arc<Self>,
+        run: &Run,
+        milestone: &Milestone,
+    ) -> Result<CoderWork, StopReason> {
         let plan = run.plan.clone().ok_or_else(|| StopReason::Broken("the plan is not in the store".to_owned()))?;
         let feedback = milestone
             .review
             .as_ref()
             .filter(|_| milestone.round > 0)
             .map(|review| FixFeedback { issues: review.review.issues.clone(), checks: milestone.checks.clone() });
-        Ok(CoderWork { milestone: milestone.clone(), base: run.session.tip.clone(), plan: Arc::new(plan), feedback })
+        let (context, tip, milestone) = (Arc::clone(self), run.session.tip.clone(), milestone.clone());
+        self.blocking(move || {
+            let workspace = context.workspace()?;
+            let base = context.snapshot(&workspace, &tip)?;
+            let written = context.contents(&workspace, &base, &milestone)?;
+            Ok(CoderWork { milestone, base, written, plan: Arc::new(plan), feedback })
+        })
+        .await
     }
 
     /// What the coder is asked for one agent.
@@ -170,29 +155,31 @@ impl SessionContext {
     pub(crate) async fn coder_task(self: &Arc<Self>, work: &Arc<CoderWork>, task: &AgentTask) -> Result<Task, String> {
         let (context, work, task) = (Arc::clone(self), Arc::clone(work), task.clone());
         let made = move || match &task.target {
-            Target::File { path, change } => context.one_file(&work, &task, path, *change),
+            Target::File { path, .. } => context.one_file(&work, &task, path),
             Target::Free | Target::Refused { .. } => context.free_choice(&work, &task),
         };
         self.blocking(made).await.map_err(super::files::stop_text)
     }
 
-    fn one_file(
-        &self,
-        work: &CoderWork,
-        task: &AgentTask,
-        path: &RepoPath,
-        _change: Change,
-    ) -> Result<Task, StopReason> {
+    fn one_file(&self, work: &CoderWork, task: &AgentTask, path: &RepoPath) -> Result<Task, StopReason> {
         let workspace = self.workspace()?;
         // Before anything is paid for: a path that leads through a link fails here.
         workspace.worktree.read(path, u64::MAX).map_err(broken)?;
-        let current = self.compose(&workspace, &work.base, path, &work.answers_of(task.place))?;
-        let tree = self.entries(&workspace, &work.base)?;
+        let base_text = work.base.text(&workspace.repository, path)?;
+        if base_text.is_some() && self.settings.exclude.matches(path.as_str()) {
+            return Err(StopReason::Broken(format!(
+                "{path} is kept out of prompts by context_exclude, so no model can change it"
+            )));
+        }
+        let current = match work.written.get(path) {
+            Some(text) => text.clone(),
+            None => base_text.map(|text| text.to_string()),
+        };
         let budget_tokens = self.settings.prompt_budget(Role::Coder);
         let mates: Vec<RepoPath> = work.milestone.plan.files.iter().map(|file| file.path.clone()).collect();
         let words = format!("{}\n{}", self.idea.body, work.milestone.plan.description);
-        let ranked = rank::neighbours(path, &mates, &tree, &words);
-        let neighbours = self.read_ranked(&workspace, &ranked, budget_tokens);
+        let ranked = rank::neighbours(path, &mates, &work.base.shown, &words);
+        let neighbours = work.base.read_ranked(&workspace.repository, &ranked, &work.written, budget_tokens);
         let (issues, checks) = feedback(work);
         let checks = facts(checks);
         let facts = CoderFacts {
@@ -224,17 +211,16 @@ impl SessionContext {
 
     fn free_texts(&self, work: &CoderWork) -> Result<Texts, StopReason> {
         let workspace = self.workspace()?;
-        let tree = self.entries(&workspace, &work.base)?;
         let budget_tokens = self.settings.prompt_budget(Role::Coder);
         let words = format!("{}\n{}", self.idea.body, work.milestone.plan.description);
-        let ranked = rank::key_files(&tree, &words);
-        let key_files = self.read_ranked(&workspace, &ranked, budget_tokens);
+        let ranked = rank::key_files(&work.base.shown, &words);
+        let key_files = work.base.read_ranked(&workspace.repository, &ranked, &work.written, budget_tokens);
         let (issues, checks) = feedback(work);
         let checks = facts(checks);
         let facts = FreeFacts {
             idea: &self.idea,
             step: step(&work.plan, work.milestone.index)?,
-            tree: &tree,
+            tree: &work.base.shown,
             key_files: &key_files,
             feedback: Feedback { issues, checks: &checks },
             last_error: None,
@@ -250,11 +236,11 @@ impl SessionContext {
             let mut text = String::new();
             for (place, agent) in work.milestone.agents.iter().enumerate() {
                 let missing = !matches!(agent.result, Some(AgentResult::Done(_)));
-                if let (true, Target::File { path, change }) = (missing, &agent.target) {
+                if let (true, Target::File { path, .. }) = (missing, &agent.target) {
                     let step = StepKey::coder(work.milestone.index, 0, Some(path));
                     let task = AgentTask { place, target: agent.target.clone(), step, attempt: 0 };
                     // A file whose prompt cannot be made is one of those that failed for just that reason.
-                    if let Ok(task) = context.one_file(&work, &task, path, *change) {
+                    if let Ok(task) = context.one_file(&work, &task, path) {
                         text.push_str(&format!("### {path}\n\n{}\n\n", task.prompt.user.trim_end()));
                     }
                 }
@@ -284,7 +270,12 @@ impl SessionContext {
         let mut failed = Vec::new();
         for agent in &milestone.agents {
             match (&agent.result, &agent.target) {
-                (Some(AgentResult::Done(done)), _) => paths.extend(done.paths.iter().cloned()),
+                (Some(AgentResult::Done(done)), _) => {
+                    // A diff shows what was there before.
+                    paths.extend(
+                        done.paths.iter().filter(|path| !self.settings.exclude.matches(path.as_str())).cloned(),
+                    );
+                }
                 (Some(AgentResult::Failed(fault)), target) => {
                     failed.push((crate::aggregator::label(target), fault.error.clone()));
                 }

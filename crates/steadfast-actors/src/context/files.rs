@@ -4,7 +4,7 @@
 //! time, and are the same then.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use steadfast_core::ids::{CommitId, RepoPath};
 use steadfast_core::plan::{Change, Review, ReviewIssue, Severity};
@@ -14,26 +14,15 @@ use steadfast_core::session::{
 use steadfast_prompt::answer::{self, Files};
 use steadfast_repo::{Author, FileChange};
 
+use super::snapshot::Snapshot;
 use super::{MAX_FILE_BYTES, SessionContext, Workspace, broken};
 use crate::file_agent::StopReason;
 use crate::records::Write;
 
 /// What becomes of a file: its new text, or `None` where it goes.
-type Contents = BTreeMap<RepoPath, Option<String>>;
+pub(crate) type Contents = BTreeMap<RepoPath, Option<String>>;
 
 impl SessionContext {
-    /// A file's text in a commit; `None` where it is not there or is no text.
-    pub(super) fn text_at(
-        &self,
-        workspace: &Workspace,
-        commit: &CommitId,
-        path: &RepoPath,
-    ) -> Result<Option<String>, StopReason> {
-        let bytes = workspace.repository.read(commit, path, MAX_FILE_BYTES as u64).map_err(broken)?;
-        // A file that is not UTF-8 cannot be shown; it can only be replaced as a whole.
-        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
-    }
-
     fn answer_text(&self, step: &StepKey) -> Result<String, StopReason> {
         match self.keeper.answer(&self.session, step) {
             Ok(Some(answer)) => Ok(answer.text),
@@ -46,11 +35,11 @@ impl SessionContext {
     pub(super) fn compose(
         &self,
         workspace: &Workspace,
-        base: &CommitId,
+        base: &Snapshot,
         path: &RepoPath,
         answers: &[StepKey],
     ) -> Result<Option<String>, StopReason> {
-        let mut text = self.text_at(workspace, base, path)?;
+        let mut text = base.text(&workspace.repository, path)?.map(|text| text.to_string());
         for step in answers {
             let answered = self.answer_text(step)?;
             let file = answer::file(&answered, text.as_deref(), MAX_FILE_BYTES)
@@ -80,7 +69,7 @@ impl SessionContext {
     fn contents_of(
         &self,
         workspace: &Workspace,
-        base: &CommitId,
+        base: &Snapshot,
         target: &Target,
         answers: &[StepKey],
     ) -> Result<Contents, StopReason> {
@@ -99,7 +88,7 @@ impl SessionContext {
     pub(super) fn contents(
         &self,
         workspace: &Workspace,
-        base: &CommitId,
+        base: &Snapshot,
         milestone: &Milestone,
     ) -> Result<Contents, StopReason> {
         if milestone.manual.is_some() {
@@ -120,7 +109,7 @@ impl SessionContext {
     pub(super) fn write_out(
         &self,
         workspace: &Workspace,
-        base: &CommitId,
+        base: &Snapshot,
         milestone: &Milestone,
     ) -> Result<(), StopReason> {
         for (path, text) in self.contents(workspace, base, milestone)? {
@@ -139,26 +128,23 @@ impl SessionContext {
         self.blocking(work).await.map_err(stop_text)
     }
 
-    /// Writes what the answers make of the target, and says which files these are.
+    /// Writes what the answers make of the target, and says which files these are. Short writes to the page cache, in the
+    /// agent's own task: a thread of their own would cost more than they do.
     ///
     /// # Errors
     /// For a person: a path that must not be touched, or an answer that does not fit any more.
-    pub(crate) async fn write_answers(
-        self: &Arc<Self>,
-        base: &CommitId,
+    pub(crate) fn write_answers(
+        &self,
+        base: &Snapshot,
         target: &Target,
-        answers: Vec<StepKey>,
+        answers: &[StepKey],
     ) -> Result<Vec<RepoPath>, String> {
-        let (context, base, target) = (Arc::clone(self), base.clone(), target.clone());
-        let work = move || {
-            let workspace = context.workspace()?;
-            let contents = context.contents_of(&workspace, &base, &target, &answers)?;
-            for (path, text) in &contents {
-                write_one(&workspace, path, text.as_deref()).map_err(StopReason::Broken)?;
-            }
-            Ok(contents.into_keys().collect())
-        };
-        self.blocking(work).await.map_err(stop_text)
+        let workspace = self.workspace().map_err(stop_text)?;
+        let contents = self.contents_of(&workspace, base, target, answers).map_err(stop_text)?;
+        for (path, text) in &contents {
+            write_one(&workspace, path, text.as_deref())?;
+        }
+        Ok(contents.into_keys().collect())
     }
 
     /// Makes the milestone's commit and moves the branch to it; `None` when nothing has changed.
@@ -172,11 +158,14 @@ impl SessionContext {
         let author = Author::new(&session.identity.name, &session.identity.email);
         self.blocking(move || {
             let workspace = context.workspace()?;
-            let contents = context.contents(&workspace, &intent.parent, &milestone)?;
-            let change = |(path, text): (RepoPath, Option<String>)| {
-                (path, text.map_or(FileChange::Delete, |text| FileChange::Write(text.into_bytes())))
+            let base = context.snapshot(&workspace, &intent.parent)?;
+            let contents = context.contents(&workspace, &base, &milestone)?;
+            let change = |(path, text): (&RepoPath, &Option<String>)| {
+                let change =
+                    text.as_ref().map_or(FileChange::Delete, |text| FileChange::Write(text.clone().into_bytes()));
+                (path.clone(), change)
             };
-            let changes: Vec<(RepoPath, FileChange)> = contents.into_iter().map(change).collect();
+            let changes: Vec<(RepoPath, FileChange)> = contents.iter().map(change).collect();
             let repository = &workspace.repository;
             if !repository.changes_anything(&intent.parent, &changes).map_err(broken)? {
                 return Ok(None);
@@ -185,6 +174,8 @@ impl SessionContext {
             let commit = repository
                 .commit_and_advance(branch, parent, &changes, &intent.message, &author, intent.time_s)
                 .map_err(broken)?;
+            let next = base.after(&commit, &contents, &context.settings.exclude);
+            *context.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(next));
             Ok(Some(commit))
         })
         .await
@@ -203,7 +194,8 @@ impl SessionContext {
         let files = self
             .blocking(move || {
                 let workspace = context.workspace()?;
-                let drafts = context.contents(&workspace, &tip, &milestone)?;
+                let base = context.snapshot(&workspace, &tip)?;
+                let drafts = context.contents(&workspace, &base, &milestone)?;
                 workspace.worktree.reset_to(&tip).map_err(broken)?;
                 let files = context.manual_files(&milestone, &prompt, drafts)?;
                 for (path, text) in &files {
@@ -272,7 +264,8 @@ impl SessionContext {
         let findings = self
             .blocking(move || {
                 let workspace = context.workspace()?;
-                let contents = context.contents(&workspace, &tip, &milestone)?;
+                let base = context.snapshot(&workspace, &tip)?;
+                let contents = context.contents(&workspace, &base, &milestone)?;
                 let texts: Vec<(RepoPath, Vec<u8>)> =
                     contents.into_iter().filter_map(|(path, text)| Some((path, text?.into_bytes()))).collect();
                 let shown: Vec<(RepoPath, &[u8])> =
