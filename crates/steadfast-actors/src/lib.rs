@@ -25,6 +25,8 @@ mod session;
 pub mod settings;
 mod supervisor;
 mod task;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use checkpoint_keeper::{Keeper, KeeperError};

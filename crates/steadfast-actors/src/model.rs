@@ -286,8 +286,12 @@ impl ModelState {
         if reply.is_closed() {
             return;
         }
+        // A test takes a slot like any call; while it is under way the others are refused, not queued (SPEC 3).
+        let refused = self.breaker.retry_in(now).filter(|time| !time.is_zero());
         if self.in_flight.len() < self.args.max_concurrency.get() {
             self.start(myself, ask, reply, now);
+        } else if let Some(retry_in) = refused {
+            let _ = reply.send(ModelReply::Refused(Refused::Open { retry_in }));
         } else if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back((ask, reply));
         } else {
@@ -435,7 +439,7 @@ impl ModelState {
     }
 }
 
-/// Makes the call and judges its answer. Never panics: a client that does is a failed call.
+/// Makes the call and judges its answer. Never panics: a client or a judge that does is a failed call.
 async fn call_model(
     client: &dyn ModelClient,
     ask: &Ask,
@@ -446,10 +450,8 @@ async fn call_model(
     let timeout = ask.request.timeout;
     // The client keeps to the timeout itself; this one is for a client that does not, and a little later, so that the
     // client's own, better words come first.
-    let work = tokio::time::timeout(
-        timeout + Duration::from_millis(500),
-        AssertUnwindSafe(client.complete(Arc::clone(&ask.request))).catch_unwind(),
-    );
+    let call = async { client.complete(Arc::clone(&ask.request)).await };
+    let work = tokio::time::timeout(timeout + Duration::from_millis(500), AssertUnwindSafe(call).catch_unwind());
     let result = tokio::select! {
         result = work => result,
         () = reply.closed() => return (CallEnd::Abandoned, reply),
@@ -458,7 +460,10 @@ async fn call_model(
     let result = match result {
         Ok(Ok(Ok(completion))) => {
             usage = completion.usage;
-            (ask.judge)(&completion).map(|()| completion)
+            // A judge that panics must not take the call's end with it: its slot and its place as a test would be lost.
+            let judged = std::panic::catch_unwind(AssertUnwindSafe(|| (ask.judge)(&completion)));
+            let unreadable = |_panic| Err(CallFault::new(Fault::BadAnswer, "the answer could not be read"));
+            judged.unwrap_or_else(unreadable).map(|()| completion)
         }
         Ok(Ok(Err(fault))) => Err(fault),
         Ok(Err(_panic)) => Err(CallFault::new(Fault::Malformed, "the model client panicked")),

@@ -1,0 +1,5 @@
+//! The actors under tokio's paused clock, with scripted models and a store in memory. No real second is spent.
+
+pub(crate) mod clock;
+mod model;
+mod script;
