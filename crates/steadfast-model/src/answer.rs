@@ -103,6 +103,10 @@ impl Draft {
             };
             return Err(reporter.fault(Fault::BadAnswer, message));
         }
+        if reporter.leaks_key(&self.text) {
+            let message = "the answer repeats the key that the request was sent with, so it is not used";
+            return Err(reporter.fault(Fault::Malformed, message));
+        }
         let header = |name: &str| headers?.get(name)?.to_str().ok();
         let id = header("x-request-id").or_else(|| header("request-id")).or(self.id.as_deref());
         Ok(Completion {

@@ -1,9 +1,10 @@
 //! One call over HTTP: sends a request, reads the answer in whichever form it comes, says what went wrong.
 
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER};
 use reqwest::{Response, Url};
 use secrecy::ExposeSecret;
 use steadfast_core::fault::{CallFault, Fault};
@@ -11,7 +12,7 @@ use steadfast_core::fault::{CallFault, Fault};
 use crate::answer::{AnswerFormat, MAX_ANSWER_BYTES, Problem};
 use crate::call::{CallRequest, Completion};
 use crate::context;
-use crate::pool::{self, Reach};
+use crate::pool::{self, Reach, Reuse};
 use crate::refusal;
 use crate::report::Reporter;
 use crate::settings::{ProviderSettings, Uncallable};
@@ -27,6 +28,10 @@ const END_TIMEOUT: Duration = Duration::from_millis(1);
 /// Then the call is over, and the connection is kept for the next one if the end comes within this time. (Nagle's
 /// algorithm and delayed acknowledgements hold it back for 40 ms at servers that write it separately.)
 const LATE_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// Some servers put a byte order mark before their JSON; RFC 8259 section 8.1 lets readers skip it.
+const BOM: &[u8] = "\u{feff}".as_bytes();
+/// A connection that closes under a call so soon after an answer was closing when the call was sent.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// So much of a body that is no answer is shown, in characters.
 const SHOWN_CHARS: usize = 160;
 
@@ -37,6 +42,50 @@ pub(crate) struct Endpoint {
     host: String,
     headers: HeaderMap,
     reporter: Reporter,
+    closings: Closings,
+}
+
+/// Whether the server closes a connection after an answer although it promised to keep it. What is built on cpp-httplib
+/// does so after each stream: llama-server (which says its name), llamafile, koboldcpp. A call sent in this moment is lost,
+/// and the next call often comes at once: it repeats or mends the last one.
+struct Closings {
+    origin: Instant,
+    /// When the last answer ended, in milliseconds since `origin`, plus one. 0: none has.
+    last_end_ms: AtomicU64,
+    seen: AtomicBool,
+}
+
+impl Closings {
+    fn new() -> Self {
+        Self { origin: Instant::now(), last_end_ms: AtomicU64::new(0), seen: AtomicBool::new(false) }
+    }
+
+    fn reuse(&self) -> Reuse {
+        if self.seen.load(Ordering::Relaxed) { Reuse::Never } else { Reuse::Kept }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn answered(&self, headers: &HeaderMap) {
+        if headers.get(SERVER).is_some_and(|name| name.as_bytes().starts_with(b"llama.cpp")) {
+            self.seen.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn answer_ended(&self) {
+        self.last_end_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// A call brought no response, although there was a connection. The call has failed all the same: whether the server
+    /// had begun with it cannot be known.
+    fn lost_a_call(&self) {
+        let last = self.last_end_ms.load(Ordering::Relaxed);
+        if last > 0 && u128::from(self.now_ms().saturating_sub(last)) <= CLOSING_TIME.as_millis() {
+            self.seen.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A call without an answer.
@@ -80,7 +129,8 @@ impl Endpoint {
         }
         let key = settings.key.as_ref().map(|key| key.expose_secret().trim().into());
         let host = url.host_str().unwrap_or("").trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { reach: Reach::of(&url), url, host, headers, reporter: Reporter::new(key) })
+        let (reach, reporter, closings) = (Reach::of(&url), Reporter::new(key), Closings::new());
+        Ok(Self { reach, url, host, headers, reporter, closings })
     }
 
     pub(crate) fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
@@ -120,19 +170,22 @@ impl Endpoint {
         progress: &mut Progress,
     ) -> Result<Completion, Failed> {
         let unusable = |cause| format!("the root certificates of this system cannot be used: {cause}");
-        let client =
-            pool::client(self.reach).await.map_err(|cause| self.reporter.fault(Fault::Tls, &unusable(cause)))?;
+        let client = pool::client(self.reach, self.closings.reuse())
+            .await
+            .map_err(|cause| self.reporter.fault(Fault::Tls, &unusable(cause)))?;
         let mut headers = self.headers.clone();
         context::add_headers(&mut headers, &request.context);
         let sent = client.post(self.url.clone()).headers(headers).body(body).send().await;
         let mut response = sent.map_err(|error| self.no_response(&error))?;
         *progress = Progress::Reading(0);
+        self.closings.answered(response.headers());
         let status = response.status();
         if !status.is_success() {
             return Err(self.refused(response).await);
         }
         match read_answer::<F>(&mut response, progress).await {
             Ok((answer, end)) => {
+                self.closings.answer_ended();
                 let concluded = answer.into_draft().conclude(Some(response.headers()), &self.reporter);
                 match end {
                     End::Reached => {}
@@ -164,6 +217,7 @@ impl Endpoint {
         } else if error.is_connect() {
             format!("no connection to {authority}: {}", transport::root_cause(error))
         } else {
+            self.closings.lost_a_call();
             format!("{authority} gave no response: {}", transport::root_cause(error))
         };
         self.reporter.fault(transport::classify(error), &message).into()
@@ -252,7 +306,8 @@ async fn read_answer<F: AnswerFormat>(response: &mut Response, progress: &mut Pr
     let (head, first) = loop {
         match next_chunk(response, progress).await? {
             Some(chunk) => {
-                if let Some(first) = chunk.iter().copied().find(|byte| !byte.is_ascii_whitespace()) {
+                let text = chunk.strip_prefix(BOM).unwrap_or(&chunk);
+                if let Some(first) = text.iter().copied().find(|byte| !byte.is_ascii_whitespace()) {
                     break (chunk, first);
                 }
             }
@@ -284,7 +339,7 @@ async fn read_document<F: AnswerFormat>(
         body.extend_from_slice(&chunk);
     }
     let text = str::from_utf8(&body).map_err(|_| malformed("the answer is not UTF-8"))?;
-    let document = serde_json::from_str(text)
+    let document = serde_json::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|error| malformed(format!("the answer is no JSON ({error}): {}", shown(text.as_bytes()))))?;
     let mut answer = F::default();
     answer.document(document)?;

@@ -43,28 +43,31 @@ impl Reach {
     }
 }
 
+/// Whether a connection serves further calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Kept,
+    /// For servers that close a connection although they promised to keep it: a call that is sent meanwhile is lost.
+    Never,
+}
+
 /// The pool for addresses of this kind. Reading the root certificates takes milliseconds and blocks, so the first caller
 /// of [`Reach::Tls`] has it done on a thread for blocking work.
 ///
 /// # Errors
 /// What reqwest says when it cannot use the certificates of this system.
-pub(crate) async fn client(reach: Reach) -> Result<Client, String> {
-    static LOOPBACK: OnceLock<Result<Client, String>> = OnceLock::new();
-    static PLAIN: OnceLock<Result<Client, String>> = OnceLock::new();
-    static TLS: OnceLock<Result<Client, String>> = OnceLock::new();
-    let pool = match reach {
-        Reach::Loopback => &LOOPBACK,
-        Reach::Plain => &PLAIN,
-        Reach::Tls => &TLS,
-    };
+pub(crate) async fn client(reach: Reach, reuse: Reuse) -> Result<Client, String> {
+    type Pool = OnceLock<Result<Client, String>>;
+    static POOLS: [[Pool; 2]; 3] = [const { [const { OnceLock::new() }; 2] }; 3];
+    let pool = &POOLS[reach as usize][reuse as usize];
     if reach == Reach::Tls && pool.get().is_none() {
-        let built = tokio::task::spawn_blocking(|| TLS.get_or_init(|| build(Reach::Tls)).clone()).await;
+        let built = tokio::task::spawn_blocking(move || pool.get_or_init(|| build(reach, reuse)).clone()).await;
         return built.map_err(|panic| panic.to_string())?;
     }
-    pool.get_or_init(|| build(reach)).clone()
+    pool.get_or_init(|| build(reach, reuse)).clone()
 }
 
-fn build(reach: Reach) -> Result<Client, String> {
+fn build(reach: Reach, reuse: Reuse) -> Result<Client, String> {
     let builder = Client::builder()
         .user_agent(concat!("steadfast/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
@@ -77,6 +80,10 @@ fn build(reach: Reach) -> Result<Client, String> {
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .dns_resolver(Arc::new(SystemResolver));
+    let builder = match reuse {
+        Reuse::Kept => builder,
+        Reuse::Never => builder.pool_max_idle_per_host(0),
+    };
     let builder = match reach {
         Reach::Loopback => builder.no_proxy().tls_built_in_root_certs(false),
         Reach::Plain => builder.tls_built_in_root_certs(false),

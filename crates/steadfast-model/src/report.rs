@@ -14,6 +14,9 @@ const MASK: &str = "***";
 /// A shorter key is a placeholder (`x`, `abc`) that would mask half of every message.
 const SHORTEST_KEY: usize = 4;
 
+/// A shorter key may be no secret: local servers want any word.
+const SHORTEST_SECRET: usize = 16;
+
 /// Knows the provider's key, so that it can take it out of every text.
 pub(crate) struct Reporter {
     key: Option<SecretString>,
@@ -48,6 +51,13 @@ impl Reporter {
     /// One line of at most [`LABEL_CHARS`] characters; `None` when nothing is left.
     pub(crate) fn label(&self, text: &str) -> Option<String> {
         Some(self.clean(text, LABEL_CHARS)).filter(|label| !label.is_empty())
+    }
+
+    /// Whether an answer carries the key: it must not get into a record or a file. A short key may be a word that a file
+    /// has for its own reasons.
+    pub(crate) fn leaks_key(&self, answer: &str) -> bool {
+        let key = self.key.as_ref().map(ExposeSecret::expose_secret);
+        key.is_some_and(|key| key.len() >= SHORTEST_SECRET && answer.contains(key))
     }
 
     fn clean(&self, text: &str, max_chars: usize) -> String {

@@ -146,8 +146,10 @@ async fn a_plain_answer_to_a_streaming_request_is_understood() {
     });
     for label in ["application/json", "text/event-stream", "text/plain"] {
         let headers = [&*format!("Content-Type: {label}"), "X-Request-Id: req-1"];
-        let completion = call(KIND, vec![response(200, &headers, format!("\n {answer}\n"))]).await.unwrap();
-        assert_whole(&completion);
+        for before in ["\n ", "\u{feff}", ""] {
+            let body = format!("{before}{answer}\n");
+            assert_whole(&call(KIND, vec![response(200, &headers, body)]).await.unwrap());
+        }
     }
 }
 
@@ -254,6 +256,27 @@ async fn a_connection_serves_the_next_call_after_answers_and_errors() {
         assert_eq!(client.complete(Arc::new(request())).await.is_ok(), good);
     }
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_after_each_stream_loses_no_call_or_one() {
+    // llama-server promises to keep the connection and closes it right after a stream.
+    let lost = async |name: &str| {
+        let mut reply = stream(parts());
+        let Step::Bytes(head) = &mut reply[0] else { panic!("a stream begins with its head") };
+        let named = String::from_utf8(std::mem::take(head)).unwrap().replacen("X-Request-Id", name, 1);
+        *head = named.into_bytes();
+        let server = Server::start(vec![then(reply, Step::CloseUnderNext)]).await;
+        let client = model(&settings(KIND, &server));
+        let mut lost = 0;
+        for _ in 0..10 {
+            lost += usize::from(client.complete(Arc::new(request())).await.is_err());
+        }
+        lost
+    };
+    assert_eq!(lost("Server: llama.cpp\r\nX-Request-Id").await, 0);
+    // One that does not say its name is known after the first call that it lost.
+    assert_eq!(lost("X-Request-Id").await, 1);
 }
 
 #[tokio::test]

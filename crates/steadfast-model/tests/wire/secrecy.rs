@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use steadfast_core::fault::Fault;
 use steadfast_model::{ProviderSettings, SecretString, client};
 
 use crate::server::{Server, json as json_reply, response, stream};
@@ -29,6 +30,18 @@ async fn a_key_that_comes_back_is_masked_in_every_text() {
             let shown = format!("{:?}", call(kind, vec![reply.iter().map(copy).collect()]).await);
             assert!(!shown.contains("secret"), "{shown}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_repeats_the_key_is_no_answer() {
+    let answer =
+        |text: &str| json_reply(200, &json!({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}));
+    for (key, fault) in [("sk-long-enough-to-be-one", Some(Fault::Malformed)), ("no-secret", None)] {
+        let server = Server::start(vec![answer(&format!("```\nkey = {key}\n```"))]).await;
+        let with_key = ProviderSettings { key: Some(SecretString::from(key)), ..settings("openai", &server) };
+        let end = model(&with_key).complete(Arc::new(request())).await;
+        assert_eq!(end.map_err(|fault| fault.fault).err(), fault);
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum Step {
     /// RST instead of FIN.
     Reset,
     Close,
+    /// Closes the connection under the next request, as one does that was closing when the request was sent.
+    CloseUnderNext,
     /// Nothing more, until the client goes.
     Hang,
 }
@@ -88,6 +90,10 @@ async fn serve(
             match step {
                 Step::Bytes(bytes) => stream.write_all(bytes).await.ok()?,
                 Step::Close => return Some(()),
+                Step::CloseUnderNext => {
+                    let next = stream.read_buf(&mut buffer).await;
+                    return next.is_ok_and(|read| read > 0).then_some(());
+                }
                 Step::Reset => {
                     stream.set_zero_linger().unwrap();
                     return Some(());
