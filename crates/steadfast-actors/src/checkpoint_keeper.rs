@@ -52,6 +52,7 @@ const BREAKER: RecordKind = RecordKind::new(9, 1, "breaker");
 const COUNTS: RecordKind = RecordKind::new(10, 1, "session counts");
 const DAY: RecordKind = RecordKind::new(11, 1, "spending of a day");
 const FINISHED: RecordKind = RecordKind::new(12, 1, "finished session");
+const RATES: RecordKind = RecordKind::new(14, 1, "rates");
 const MARK: RecordKind = RecordKind::new(13, 1, "index entry");
 
 /// Sessions that are not over, by id, so that a start does not read ten thousand finished ones.
@@ -235,6 +236,9 @@ impl Keeper {
                     let record = IssueRecord { session, issue: *issue, created_ms, url: None };
                     batch.put_value(issue_key(&record), ISSUE, &record)?;
                     batch.put_value(pending_mark(&record.issue.key), MARK, issue_key(&record).as_str())?;
+                }
+                Write::Rates(rates) => {
+                    batch.put_value(Key::meta("rates"), RATES, &*rates)?;
                 }
                 Write::Delivered(record) => {
                     self.put_receipt(&mut batch, &record)?;

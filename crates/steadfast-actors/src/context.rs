@@ -25,6 +25,7 @@ use crate::checkpoint_keeper::Keeper;
 use crate::directory::Directory;
 use crate::event::{Events, Place};
 use crate::file_agent::StopReason;
+use crate::meter::Meter;
 use crate::outbox::OutboxMsg;
 use crate::records::Loaded;
 use crate::settings::Settings;
@@ -86,6 +87,7 @@ pub(crate) struct SessionContext {
     pub(crate) events: Events,
     pub(crate) keeper: Keeper,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) meter: Arc<Meter>,
     /// Milliseconds since 1970.
     pub(crate) clock: fn() -> u64,
     idea_id: IdeaId,
@@ -110,6 +112,7 @@ impl SessionContext {
         keeper: Keeper,
         directory: Arc<Directory>,
         ledger: Arc<Ledger>,
+        meter: Arc<Meter>,
         events: Events,
         clock: fn() -> u64,
         is_new: bool,
@@ -127,6 +130,7 @@ impl SessionContext {
             events,
             keeper,
             ledger,
+            meter,
             clock,
             directory,
             is_new,

@@ -18,6 +18,7 @@ mod directory;
 pub mod event;
 mod file_agent;
 mod issues;
+mod meter;
 mod model;
 mod outbox;
 pub mod records;
@@ -31,6 +32,7 @@ mod worker;
 
 pub use checkpoint_keeper::{Keeper, KeeperError};
 pub use event::{Event, Events};
+pub use meter::Meter;
 pub use model::ModelStatus;
 pub use settings::Settings;
 pub use supervisor::{Handle, RoleStatus, Status, Submission, SubmitError, SupervisorError, start};

@@ -17,12 +17,14 @@ use steadfast_core::failover::{BreakerEffect, Refused, rule};
 use steadfast_core::fault::{CallFault, Fault, Usage};
 use steadfast_core::ids::ModelId;
 use steadfast_core::network::NetworkWatch;
+use steadfast_core::rates::Counts;
 use steadfast_model::{CallRequest, Completion, ModelClient};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::event::{Event, Events};
+use crate::meter::Meter;
 
 /// The longest queue of calls that wait for one of a model's slots. Above it a call is refused at the door, for
 /// mailboxes have no bound of their own.
@@ -164,6 +166,8 @@ pub(crate) struct ModelArgs {
     pub memory: Arc<dyn BreakerMemory>,
     /// Where it says that its breaker has closed or opened.
     pub recoveries: Arc<Recoveries>,
+    /// Counts the breakers that open.
+    pub meter: Arc<Meter>,
     /// Where it tells what happens.
     pub events: Events,
 }
@@ -399,6 +403,9 @@ impl ModelState {
 
     fn changed(&self, transition: Option<Transition>, reason: &str, now: Duration) {
         if let Some(Transition { from, to }) = transition {
+            if to == State::Open {
+                self.args.meter.count(Counts { breaker_opens: 1, ..Counts::default() });
+            }
             if to != State::HalfOpen {
                 self.args.recoveries.send_modify(|moved| *moved.entry(self.args.model.clone()).or_default() += 1);
             }

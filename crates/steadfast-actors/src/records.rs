@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use steadfast_core::ids::{ModelId, RepoPath, SessionId};
 use steadfast_core::plan::Plan;
+use steadfast_core::rates::Rates;
 use steadfast_core::session::{Attempt, Milestone, Run, Session, Spent};
 use steadfast_notify::Issue;
 use steadfast_prompt::Idea;
@@ -70,6 +71,8 @@ pub enum Write {
     Manual(SessionId, u32, ManualFiles),
     /// An issue for the outbox, and when it was made (milliseconds since 1970).
     Issue(SessionId, Box<Issue>, u64),
+    /// The rates as they are now.
+    Rates(Box<Rates>),
     /// An issue's receipt.
     Delivered(Box<IssueRecord>),
 }

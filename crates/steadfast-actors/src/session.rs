@@ -10,9 +10,10 @@ use std::sync::Arc;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use steadfast_core::ids::{Role, SessionId};
 use steadfast_core::plan::Plan;
+use steadfast_core::rates::Counts;
 use steadfast_core::restart::{Restart, RestartBudget};
 use steadfast_core::session::{
-    Action, AgentResult, AgentTask, Event as Happened, Follow, Interrupt, Phase, ReviewOutcome, Run, Stage, StepKey,
+    Action, AgentResult, AgentTask, Event as Happened, Follow, Interrupt, MilestoneStatus, Phase, ReviewOutcome, Run, Stage, StepKey,
     Writer,
 };
 use tokio::sync::oneshot;
@@ -242,6 +243,9 @@ impl SessionState {
     fn milestone_done(&self, writes: &mut Vec<Write>) {
         let Some(milestone) = &self.run.milestone else { return };
         writes.push(Write::Milestone(self.id().clone(), Box::new(milestone.clone())));
+        let partial = u64::from(milestone.status() == MilestoneStatus::Partial);
+        self.args.context.meter.count(Counts { milestones: 1, partial, ..Counts::default() });
+        writes.push(Write::Rates(Box::new(self.args.context.meter.rates())));
         for issue in issues::of_milestone(&self.run.session, milestone, &self.args.context.settings.issues) {
             self.file(issue, writes);
         }

@@ -26,6 +26,7 @@ use crate::context::SessionContext;
 use crate::directory::Directory;
 use crate::event::{Event, Events};
 use crate::model::{BreakerMemory, ModelActor, ModelArgs, ModelMsg, ModelStatus, Recoveries, SharedNetwork};
+use crate::meter::Meter;
 use crate::outbox::{Outbox, OutboxArgs, OutboxMsg};
 use crate::records::Write;
 use crate::session::{SessionActor, SessionArgs, SessionMsg};
@@ -198,6 +199,7 @@ pub(crate) struct SupervisorArgs {
     pub(crate) settings: Arc<Settings>,
     pub(crate) keeper: Keeper,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) meter: Arc<Meter>,
     pub(crate) events: Events,
     pub(crate) clock: fn() -> u64,
     pub(crate) emergency: watch::Sender<Option<String>>,
@@ -354,6 +356,7 @@ impl SupervisorState {
                     network: Arc::clone(&self.network),
                     memory: Arc::new(self.args.keeper.clone()) as Arc<dyn BreakerMemory>,
                     recoveries: Arc::clone(&self.recoveries),
+                    meter: Arc::clone(&self.args.meter),
                     events,
                 };
                 let (actor, _) = Actor::spawn_linked(None, ModelActor, args, myself.get_cell()).await?;
@@ -372,6 +375,7 @@ impl SupervisorState {
                     keeper: self.args.keeper.clone(),
                     ledger: Arc::clone(&self.args.ledger),
                     recoveries: Arc::clone(&self.recoveries),
+                    meter: Arc::clone(&self.args.meter),
                     events,
                 };
                 let (actor, _) = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
@@ -593,6 +597,7 @@ impl SupervisorState {
             self.args.keeper.clone(),
             Arc::clone(&self.directory),
             Arc::clone(&self.args.ledger),
+            Arc::clone(&self.args.meter),
             self.args.events.clone(),
             self.args.clock,
             is_new,

@@ -11,6 +11,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use steadfast_core::failover::{Ask as How, Candidate, Execution, Pause, Policy, Refused, Step};
 use steadfast_core::fault::{CallFault, Fault, Usage};
 use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::rates::Counts;
 use steadfast_core::session::{Attempt, AttemptOutcome, Spent, StepKey};
 use steadfast_model::{CallContext, CallRequest, Completion, Prompt};
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ use crate::budget::Ledger;
 use crate::checkpoint_keeper::Keeper;
 use crate::event::{Event, Events, Place, WaitReason};
 use crate::model::{Ask, Judge, ModelMsg, ModelReply, Recoveries};
+use crate::meter::Meter;
 use crate::records::{Answer, ExecutionLog};
 use crate::settings::ModelSettings;
 
@@ -92,6 +94,8 @@ pub(crate) struct WorkerArgs {
     pub keeper: Keeper,
     /// What may still be bought.
     pub ledger: Arc<Ledger>,
+    /// Counts how executions end.
+    pub meter: Arc<Meter>,
     /// Says when a breaker has closed or opened.
     pub recoveries: Arc<Recoveries>,
     /// Where it tells what happens.
@@ -230,6 +234,7 @@ impl Round<'_> {
                 }
                 Step::Pause { until, why } => self.pause(until, why, now).await,
                 Step::Exhausted => {
+                    self.count(Counts { degraded: 1, ..Counts::default() });
                     self.args.events.tell(Event::Exhausted { place: self.task.place.clone() });
                     return Executed::Exhausted { attempts: self.log.attempts };
                 }
@@ -366,6 +371,8 @@ impl Round<'_> {
         if let Err(error) = self.args.keeper.save_answer(session, &self.task.step, self.task.attempt, &answer).await {
             return Executed::NotSaved(error.to_string());
         }
+        let counts = Counts { primary: u64::from(!fallback), fallback: u64::from(fallback), ..Counts::default() };
+        self.count(counts);
         self.args.events.tell(Event::AttemptSucceeded {
             place: self.task.place.clone(),
             model,
@@ -375,6 +382,13 @@ impl Round<'_> {
             tokens: completion.usage.input + completion.usage.output,
         });
         Executed::Answered(answer)
+    }
+
+    /// A drill is no measure of the models.
+    fn count(&self, counts: Counts) {
+        if !self.args.fail_primary {
+            self.args.meter.count(Counts { executions: 1, ..counts });
+        }
     }
 
     /// Enters a call into the books; answers what the execution has cost with it.

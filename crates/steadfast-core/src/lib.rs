@@ -11,6 +11,7 @@ pub mod fault;
 pub mod ids;
 pub mod network;
 pub mod plan;
+pub mod rates;
 pub mod restart;
 pub mod session;
 pub mod tally;

@@ -17,11 +17,12 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::commands::look::now_minute;
 use crate::commands::{look, run};
 use crate::exit::{Failure, failed};
 use crate::report::{OutboxReport, Report};
 use crate::setup::Setup;
-use crate::wire::{ErrorBody, ModelRow, ResetBody, ResetDone, Roles, StatusBody, SubmitBody, Submitted};
+use crate::wire::{ErrorBody, ModelRow, RateReport, ResetBody, ResetDone, Roles, StatusBody, SubmitBody, Submitted};
 
 /// What the routes work on.
 pub(crate) struct Control {
@@ -195,10 +196,11 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
         }
     }
     let (active, queued) = (status.active, status.queued);
-    let rest = control.read(move |control| {
+    let shared = Arc::clone(&control);
+    let rest = shared.read(move |control| {
         let keeper = control.handle.keeper();
         Ok((look::count(keeper, &active, &queued)?, look::undelivered(keeper)?))
     });
     let (sessions, outbox) = rest.await?;
-    Ok(Json(StatusBody { daemon: true, roles, rates: serde_json::json!({}), sessions, outbox }))
+    Ok(Json(StatusBody { daemon: true, roles, rates: RateReport::all(&control.handle.meter().rates(), now_minute()), sessions, outbox }))
 }

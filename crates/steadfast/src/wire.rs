@@ -1,6 +1,9 @@
 //! Bodies on the control socket that are not reports.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use steadfast_core::rates::{Counts, Metric, Rates};
 
 /// Any answer that is not a success.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,9 +59,42 @@ pub(crate) struct StatusBody {
     /// A daemon answered.
     pub(crate) daemon: bool,
     pub(crate) roles: Roles,
-    pub(crate) rates: serde_json::Value,
+    pub(crate) rates: BTreeMap<String, RateReport>,
     pub(crate) sessions: SessionCounts,
     pub(crate) outbox: OutboxCounts,
+}
+
+/// One of the five rates.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RateReport {
+    pub(crate) last_hour: RateRow,
+    pub(crate) since_start: RateRow,
+}
+
+/// A rate over a time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RateRow {
+    /// 0 to 1; for breaker opens a number; `null` while nothing was counted.
+    pub(crate) value: Option<f64>,
+    /// `good`, `warning` or `critical`.
+    pub(crate) level: String,
+}
+
+impl RateReport {
+    /// All five. `minute`: minutes since 1970.
+    pub(crate) fn all(rates: &Rates, minute: u64) -> BTreeMap<String, Self> {
+        let row = |metric: Metric, counts: &Counts| {
+            let (part, all) = metric.fraction(counts);
+            let value = (all > 0).then(|| part as f64 / all as f64);
+            RateRow { value, level: metric.level(counts).as_str().to_owned() }
+        };
+        let report = |metric: Metric| Self {
+            last_hour: row(metric, &rates.last_hour(minute)),
+            since_start: row(metric, &rates.total()),
+        };
+        Metric::ALL.into_iter().map(|metric| (metric.as_str().to_owned(), report(metric))).collect()
+    }
 }
 
 /// Each role's models in priority order.

@@ -7,13 +7,14 @@ use serde::de::DeserializeOwned;
 use steadfast_core::breaker::{Breaker, BreakerConfig, Snapshot};
 use steadfast_core::ids::{IdeaId, ModelId, SessionId};
 use steadfast_core::plan::Plan;
+use steadfast_core::rates::Rates;
 use steadfast_core::session::{Milestone, Run, Session, Spent, StepKey};
 use steadfast_prompt::Idea;
 use steadfast_store::{CheckpointStore, Key, Prefix, Record, RecordKind, Scan, decode};
 
 use super::{
     ANSWER, BREAKER, Books, COUNTS, DAY, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError, MANUAL,
-    MILESTONE, PLAN, answer_key, execution_key, milestone_key,
+    MILESTONE, PLAN, RATES, answer_key, execution_key, milestone_key,
 };
 use crate::records::{Answer, Counts, ExecutionLog, IdeaRecord, IssueRecord, Loaded, ManualFiles, SessionRecord};
 use crate::supervisor::wall_clock_ms;
@@ -191,6 +192,14 @@ impl Keeper {
             spent = spent.plus(decode::<ExecutionLog>(EXECUTION, &record)?.spent);
         }
         Ok(spent)
+    }
+
+    /// The rates as they were saved last.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn rates(&self) -> Result<Rates, KeeperError> {
+        Ok(value(self.store(), &Key::meta("rates"), RATES)?.unwrap_or_default())
     }
 
     /// What was spent on a day before this process; `None` when nothing is known of that day.

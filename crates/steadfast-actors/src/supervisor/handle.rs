@@ -16,6 +16,7 @@ use super::{Status, Submission, SubmitError, Supervisor, SupervisorArgs, Supervi
 use crate::budget::Ledger;
 use crate::checkpoint_keeper::Keeper;
 use crate::event::Events;
+use crate::meter::Meter;
 use crate::settings::Settings;
 
 /// Milliseconds since 1970 by the machine's clock.
@@ -76,7 +77,10 @@ pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnEr
     // A store that cannot be read shows with the first session; here it only means that nothing is known to be spent.
     let spent_today = keeper.spent_on(today()).unwrap_or_default().unwrap_or_default();
     let ledger = Ledger::new(settings.limits, prices, today, (today(), spent_today));
+    let rates = keeper.rates().unwrap_or_default();
+    let meter = Arc::new(Meter::new(rates, wall_clock_ms));
     let args = SupervisorArgs {
+        meter: Arc::clone(&meter),
         settings: Arc::new(settings),
         keeper: keeper.clone(),
         ledger: Arc::new(ledger),
@@ -85,7 +89,7 @@ pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnEr
         emergency,
     };
     let (supervisor, join) = Actor::spawn(None, Supervisor, args).await?;
-    Ok(Handle { supervisor, join, keeper, events, alarm })
+    Ok(Handle { supervisor, join, keeper, meter, events, alarm })
 }
 
 /// Orders to a running supervisor.
@@ -93,6 +97,7 @@ pub struct Handle {
     supervisor: ActorRef<SupervisorMsg>,
     join: JoinHandle<()>,
     keeper: Keeper,
+    meter: Arc<Meter>,
     events: Events,
     alarm: watch::Receiver<Option<String>>,
 }
@@ -101,6 +106,11 @@ impl Handle {
     /// Where events come from.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The rates of this store.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// The store.
@@ -172,6 +182,10 @@ impl Handle {
     pub async fn shutdown(self, reason: &str) -> Vec<SessionId> {
         let reason = reason.to_owned();
         let saved = self.ask(|reply| SupervisorMsg::Shutdown { reason, reply }).await.unwrap_or_default();
+        // Executions since the last milestone count, too.
+        if let Err(error) = self.keeper.save(vec![crate::records::Write::Rates(Box::new(self.meter.rates()))]).await {
+            tracing::warn!(error = %error, "rates not saved");
+        }
         // It stops itself after its answer; a bound in case a child does not let go.
         let _ = tokio::time::timeout(Duration::from_secs(5), self.join).await;
         self.keeper.close().await;

@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::exit::{FAILED, Failure, Outcome, failed};
 use crate::report::{OutboxReport, Report};
 use crate::setup::Setup;
-use crate::wire::{ModelRow, OutboxCounts, Roles, SessionCounts, StatusBody};
+use crate::wire::{ModelRow, OutboxCounts, RateReport, Roles, SessionCounts, StatusBody};
 use crate::{print, print_json, text};
 
 /// Finds the session that a person means: by its id, by its idea's id (the newest), or, with nothing given, the newest that
@@ -119,13 +119,19 @@ pub(crate) async fn status(global: &Global, args: &StatusArgs) -> Outcome {
 fn is_critical(status: &StatusBody) -> bool {
     let out = |row: &ModelRow| row.circuit_breaker == "OPEN" || row.circuit_breaker.starts_with("UNAVAILABLE");
     let roles = [&status.roles.planner, &status.roles.coder, &status.roles.reviewer];
-    let rates = status.rates.as_object().into_iter().flat_map(|rates| rates.values());
-    roles.iter().any(|models| models.iter().all(out)) || rates.into_iter().any(|rate| rate["level"] == "critical")
+    let critical = |rate: &RateReport| rate.last_hour.level == "critical";
+    roles.iter().any(|models| models.iter().all(out)) || status.rates.values().any(critical)
+}
+
+/// Minutes since 1970.
+pub(crate) fn now_minute() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second() / 60).unwrap_or(0)
 }
 
 async fn from_store(setup: &Setup) -> Result<StatusBody, Failure> {
     let settings = setup.settings()?;
     let keeper = setup.open_store().await?;
+    let rates = keeper.rates().map_err(|error| failed("cannot read the store", &error))?;
     let rows = |role: Role| -> Vec<ModelRow> {
         let row = |(at, model): (usize, &steadfast_core::ids::ModelId)| {
             let unavailable = settings.models.get(model).and_then(|settings| settings.client.as_ref().err());
@@ -147,7 +153,7 @@ async fn from_store(setup: &Setup) -> Result<StatusBody, Failure> {
     Ok(StatusBody {
         daemon: false,
         roles,
-        rates: serde_json::json!({}),
+        rates: RateReport::all(&rates, now_minute()),
         sessions: count(&keeper, &[], &[])?,
         outbox: undelivered(&keeper)?,
     })
