@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::report::verdict_word;
+use crate::text::n_of;
 
 /// How often the block below the lines is drawn anew, so that its seconds move.
 const REDRAW: Duration = Duration::from_millis(200);
@@ -174,9 +175,15 @@ impl View {
             }
             Event::Planned { milestones, degraded, .. } => {
                 let stand_in = if *degraded { " (template: no planner answered)" } else { "" };
-                self.line(&format!("✓ plan of {} milestone(s){stand_in}: {}", milestones.len(), milestones.join("; ")));
+                let n_milestones = n_of(milestones.len(), "milestone");
+                self.line(&format!("✓ plan of {n_milestones}{stand_in}: {}", milestones.join("; ")));
             }
-            Event::ExecutionStarted { .. } | Event::Exhausted { .. } => {}
+            Event::ExecutionStarted { .. } => {}
+            Event::Exhausted { place } => {
+                self.end(place);
+                let line = self.paint(YELLOW, &format!("✗ {}: no model is left to ask", who(place)));
+                self.line(&line);
+            }
             Event::AnswerReused { place, model } => {
                 self.line(&format!("↺ {} uses the answer that {model} had given before", who(place)));
             }
@@ -220,7 +227,13 @@ impl View {
             }
             Event::Degraded { place, stand_in } => {
                 self.end(place);
-                let text = format!("⚠ {}: no model answered, {stand_in} stands in", who(place));
+                let stand_in = match *stand_in {
+                    "template" => "the template plan stands in",
+                    "manual" => "a manual task stands in",
+                    "static-checks" => "basic static checks stand in",
+                    other => other,
+                };
+                let text = format!("⚠ {}: {stand_in}", who(place));
                 let line = self.paint(YELLOW, &text);
                 self.line(&line);
             }
@@ -235,8 +248,13 @@ impl View {
                 }
                 let moved = from != to;
                 let code = if *to == State::Open { RED } else { DIM };
+                let stays = if !moved && *to != State::Closed { "stays " } else { "" };
                 let why = if moved { format!(": {reason}") } else { String::new() };
-                let line = self.paint(code, &format!("⚡ breaker of {model} {status}{why}"));
+                let next = match retry_in_ms {
+                    Some(ms) if *to == State::Open => format!(" (next test in {:.1} s)", seconds(*ms)),
+                    _ => String::new(),
+                };
+                let line = self.paint(code, &format!("⚡ breaker of {model} {stays}{status}{next}{why}"));
                 self.line(&line);
             }
             Event::FileEnded { file, error, .. } => match error {
@@ -248,7 +266,8 @@ impl View {
             },
             Event::Judged { milestone, ok, all, verdict, again, .. } => {
                 let next = if *again { ", rolled back and tried again" } else { "" };
-                let text = format!("■ milestone {milestone}: {ok} of {all} files, {}{next}", verdict_word(*verdict));
+                let verdict = verdict_word(*verdict).replace('_', " ");
+                let text = format!("■ milestone {milestone}: {ok} of {all} files, {verdict}{next}");
                 let line = self.paint(if ok == all { GREEN } else { YELLOW }, &text);
                 self.line(&line);
             }
@@ -261,7 +280,8 @@ impl View {
             Event::Reviewed { approved, code_quality, n_issues, .. } => {
                 let (mark, code, word) =
                     if *approved { ("✓", GREEN, "approved") } else { ("✗", YELLOW, "rejected") };
-                let text = format!("{mark} review: {word}, quality {code_quality}/100, {n_issues} remark(s)");
+                let n_remarks = n_of(*n_issues, "remark");
+                let text = format!("{mark} review: {word}, quality {code_quality}/100, {n_remarks}");
                 let line = self.paint(code, &text);
                 self.line(&line);
             }
@@ -305,7 +325,9 @@ fn seconds(ms: u64) -> f64 {
 }
 
 fn columns() -> usize {
-    rustix::termios::tcgetwinsize(std::io::stderr()).ok().map_or(80, |size| usize::from(size.ws_col)).max(20)
+    // A terminal that does not know its size says 0.
+    let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok().map(|size| usize::from(size.ws_col));
+    size.filter(|columns| *columns > 0).unwrap_or(80).max(20)
 }
 
 /// Cuts a line so that it takes one row: a wrapped one would make the block's height wrong.

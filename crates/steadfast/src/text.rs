@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{OutboxReport, Report};
+use clap::Parser as _;
+
+use crate::cli::Cli;
+use crate::report::{FileReport, MilestoneReport, OutboxReport, Report};
 use crate::wire::{ModelRow, StatusBody};
 
 /// A whole session: what was done, by whom, what is missing, what to do.
@@ -16,35 +19,8 @@ pub(crate) fn report(report: &Report) -> String {
     if let Some(reason) = &report.interrupt_reason {
         let _ = writeln!(out, "interrupted: {reason}");
     }
-    for milestone in &report.milestones {
-        let commit = milestone.commit.as_deref().map_or("no commit", |commit| &commit[..10]);
-        let rate = milestone.success_rate.map(|rate| format!("{:.0} % of files, ", rate * 100.0)).unwrap_or_default();
-        let approved = match milestone.approved {
-            Some(true) => ", approved",
-            Some(false) => ", NOT approved",
-            None => "",
-        };
-        let _ = writeln!(
-            out,
-            "\n  {}. {}: {} ({rate}{commit}{approved})",
-            milestone.index, milestone.name, milestone.status
-        );
-        for file in milestone.files.iter().flatten() {
-            let by = file.model.as_deref().map(|model| format!(" by {model}")).unwrap_or_default();
-            let fallback = if file.fallback { " [fallback]" } else { "" };
-            let error = file.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-            let _ = writeln!(out, "     {:<6} {}{by}{fallback}{error}", file.status, file.path);
-        }
-        for check in &milestone.checks {
-            let _ = writeln!(out, "     check  `{}`: {}", check.command, check.summary);
-        }
-        if let Some(review) = &milestone.review {
-            let verdict = if review.approved { "approved" } else { "rejected" };
-            let _ = writeln!(out, "     review {verdict} by {}, quality {}/100", review.model, review.code_quality);
-            for issue in &review.issues {
-                let _ = writeln!(out, "            {}: {}", issue.severity, issue.issue);
-            }
-        }
+    for one in &report.milestones {
+        milestone(&mut out, report, one);
     }
     if !report.issues.is_empty() {
         let _ = writeln!(out, "\n  For a person:");
@@ -56,9 +32,67 @@ pub(crate) fn report(report: &Report) -> String {
     let spent = &report.spent;
     let tokens = spent.input_tokens + spent.output_tokens;
     let cost = if spent.cost > 0.0 { format!(", cost {:.4}", spent.cost) } else { String::new() };
-    let _ = writeln!(out, "\n  {} calls, {tokens} tokens{cost}", spent.calls);
+    let calls = n_of(usize::try_from(spent.calls).unwrap_or(usize::MAX), "call");
+    let _ = writeln!(out, "\n  {calls}, {tokens} tokens{cost}");
     let _ = writeln!(out, "  {}", next_step(report));
     out
+}
+
+fn milestone(out: &mut String, report: &Report, milestone: &MilestoneReport) {
+    let mut facts = Vec::new();
+    if let Some(rate) = milestone.success_rate {
+        facts.push(format!("{:.0} % of files", rate * 100.0));
+    }
+    if milestone.status != "pending" {
+        facts.push(milestone.commit.as_deref().map_or("no commit", |commit| &commit[..10]).to_owned());
+    }
+    match milestone.approved {
+        Some(true) => facts.push("approved".to_owned()),
+        Some(false) => facts.push("NOT approved".to_owned()),
+        None => {}
+    }
+    let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+    let _ = writeln!(out, "\n  {}. {}: {}{facts}", milestone.index, milestone.name, standing(report, milestone));
+    for file in milestone.files.iter().flatten() {
+        let _ = writeln!(out, "     {}", file_line(file));
+    }
+    for check in &milestone.checks {
+        let _ = writeln!(out, "     check  `{}`: {}", check.command, check.summary);
+    }
+    if let Some(review) = &milestone.review {
+        let verdict = if review.approved { "approved" } else { "rejected" };
+        let _ = writeln!(out, "     review {verdict} by {}, quality {}/100", review.model, review.code_quality);
+        for issue in &review.issues {
+            let file = issue.file.as_deref().map(|file| format!("{file}: ")).unwrap_or_default();
+            let _ = writeln!(out, "            {}: {file}{}", issue.severity, issue.issue);
+        }
+    }
+}
+
+/// A milestone's status in words: `pending` is two things to a person.
+fn standing<'a>(report: &Report, milestone: &'a MilestoneReport) -> &'a str {
+    if milestone.status != "pending" {
+        return &milestone.status;
+    }
+    let is_over = matches!(report.phase.as_str(), "completed" | "failed" | "cancelled");
+    match (milestone.index == report.current_milestone, is_over) {
+        (true, true) => "not finished",
+        (true, false) => "under way",
+        (false, true) => "not begun",
+        (false, false) => "to come",
+    }
+}
+
+fn file_line(file: &FileReport) -> String {
+    let fallback = if file.fallback { " [fallback]" } else { "" };
+    // The stand-ins are no writers: a deleted file needs none, and a manual task waits for one.
+    let by = match file.model.as_deref() {
+        Some("git") => " (deleted)".to_owned(),
+        Some("manual") | None => String::new(),
+        Some(model) => format!(" by {model}"),
+    };
+    let error = file.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!("{:<6} {}{by}{fallback}{error}", file.status, file.path)
 }
 
 fn outcome(report: &Report) -> String {
@@ -78,11 +112,31 @@ fn outcome(report: &Report) -> String {
 fn next_step(report: &Report) -> String {
     let repo = shell_word(&report.repo);
     match report.phase.as_str() {
-        "completed" => format!("Look at it: git -C {repo} log --stat {}..{}", "HEAD", report.branch),
-        "failed" | "cancelled" => format!("Take it up again: steadfast retry {}", report.session_id),
-        _ if report.interrupted => format!("Go on: steadfast resume {}", report.session_id),
-        _ => format!("Watch it: steadfast show {}", report.session_id),
+        "completed" => format!("Look at it: git -C {repo} log --stat HEAD..{}", report.branch),
+        "failed" | "cancelled" => format!("Take it up again: {}", order("retry", &report.session_id)),
+        _ if report.interrupted => format!("Go on: {}", order("resume", &report.session_id)),
+        // Without a daemon nobody carries it: its process was killed before it could say so.
+        _ => format!(
+            "Look again: {}; if nothing is at work on it: {}",
+            order("show", &report.session_id),
+            order("resume", &report.session_id)
+        ),
     }
+}
+
+/// A command about a session, with the options by which this one found its store.
+fn order(verb: &str, session: &str) -> String {
+    let mut words = vec!["steadfast".to_owned()];
+    if let Ok(cli) = Cli::try_parse() {
+        for file in &cli.global.config {
+            words.extend(["--config".to_owned(), shell_word(&file.to_string_lossy())]);
+        }
+        if let Some(dir) = &cli.global.state_dir {
+            words.extend(["--state-dir".to_owned(), shell_word(&dir.to_string_lossy())]);
+        }
+    }
+    words.extend([verb.to_owned(), session.to_owned()]);
+    words.join(" ")
 }
 
 /// As a shell would take it for one word.
@@ -93,6 +147,11 @@ fn shell_word(text: &str) -> String {
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }
+}
+
+/// `1 remark`, `2 remarks`.
+pub(crate) fn n_of(n: usize, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
 }
 
 /// Where a session stands, in one line.
@@ -162,4 +221,81 @@ pub(crate) fn outbox(reports: &[OutboxReport]) -> String {
         let _ = writeln!(out, "{}  {:<11} {}\n    {at}", report.created_at, report.issue.kind, report.issue.title);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::SpentReport;
+
+    fn milestone(index: u32, status: &str) -> MilestoneReport {
+        MilestoneReport {
+            index,
+            name: "Greet".to_owned(),
+            status: status.to_owned(),
+            success_rate: None,
+            verdict: None,
+            commit: None,
+            approved: None,
+            files: None,
+            checks: Vec::new(),
+            review: None,
+        }
+    }
+
+    fn a_report(phase: &str, milestones: Vec<MilestoneReport>) -> Report {
+        Report {
+            session_id: "s001m86myq9a-y9dr0n".to_owned(),
+            idea_id: "002-feature".to_owned(),
+            title: "Greet".to_owned(),
+            phase: phase.to_owned(),
+            success: phase == "completed",
+            partial: false,
+            degraded: false,
+            current_milestone: 1,
+            interrupted: false,
+            emergency_shutdown: false,
+            shutdown_at: None,
+            interrupt_reason: None,
+            can_resume: false,
+            error: None,
+            repo: "/home/a b".to_owned(),
+            branch: "steadfast/002-feature".to_owned(),
+            created_at: String::new(),
+            updated_at: String::new(),
+            spent: SpentReport { calls: 1, input_tokens: 2, output_tokens: 3, cost: 0.0 },
+            milestones,
+            issues: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_pending_milestone_is_told_apart_by_where_the_session_stands() {
+        let words = |phase: &str| {
+            let report = a_report(phase, vec![milestone(1, "pending"), milestone(2, "pending")]);
+            let standing = |at: usize| standing(&report, &report.milestones[at]).to_owned();
+            [standing(0), standing(1)]
+        };
+        assert_eq!(words("implementing"), ["under way", "to come"]);
+        assert_eq!(words("cancelled"), ["not finished", "not begun"]);
+    }
+
+    #[test]
+    fn a_deleted_file_and_a_manual_one_name_no_writer() {
+        let line = |status: &str, model: &str| {
+            let (path, status, model) = ("src/a.c".to_owned(), status.to_owned(), Some(model.to_owned()));
+            file_line(&FileReport { path, status, model, fallback: false, degraded: false, error: None })
+        };
+        assert_eq!(line("ok", "git"), "ok     src/a.c (deleted)");
+        assert_eq!(line("manual", "manual"), "manual src/a.c");
+        assert_eq!(line("ok", "p/m"), "ok     src/a.c by p/m");
+    }
+
+    #[test]
+    fn a_report_ends_with_a_command_that_a_shell_takes_as_it_stands() {
+        let text = report(&a_report("completed", vec![milestone(1, "completed")]));
+        assert!(text.contains("\n  1 call, 5 tokens\n"), "{text}");
+        let command = "git -C '/home/a b' log --stat HEAD..steadfast/002-feature";
+        assert!(text.ends_with(&format!("Look at it: {command}\n")), "{text}");
+    }
 }
