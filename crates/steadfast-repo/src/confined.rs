@@ -23,6 +23,17 @@ pub(crate) struct ConfinedDir {
     root: OwnedFd,
 }
 
+/// What a path is followed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Directories that are missing are made.
+    Write,
+    /// They are not made; what is in their way is an error all the same.
+    Check,
+    /// Below a file or a missing directory there is nothing.
+    Look,
+}
+
 const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl ConfinedDir {
@@ -32,9 +43,21 @@ impl ConfinedDir {
         Ok(Self { root: rustix::fs::open(dir, flags, Mode::empty())? })
     }
 
+    /// Whether [`Self::write`] would find its way: nothing is made or changed. Room on the disk is another matter.
+    pub(crate) fn may_write(&self, path: &RepoPath) -> Result<(), FileError> {
+        let Some((parent, name)) = self.parent(path, Way::Check)? else {
+            return Ok(());
+        };
+        match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => regular(path, &stat),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(io("write", path, errno)),
+        }
+    }
+
     /// The file's bytes; `None` when it, or a directory on the way, is not there.
     pub(crate) fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
-        let Some((parent, name)) = self.parent(path, false)? else {
+        let Some((parent, name)) = self.parent(path, Way::Look)? else {
             return Ok(None);
         };
         // Without O_NONBLOCK opening a named pipe would wait for a writer.
@@ -63,7 +86,7 @@ impl ConfinedDir {
     /// Puts `bytes` in the file's place at once: readers see the old or the new content, never a part. Missing directories are
     /// made. An existing file keeps its permissions. Nothing is synced: a worktree can be built again from commits.
     pub(crate) fn write(&self, path: &RepoPath, bytes: &[u8]) -> Result<(), FileError> {
-        let parent = self.parent(path, true)?;
+        let parent = self.parent(path, Way::Write)?;
         let (parent, name) = parent.expect("missing directories are made, so there is a parent");
         let kept = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
@@ -97,7 +120,7 @@ impl ConfinedDir {
 
     /// Removes the file, or the link that stands in its place, and the directories that are empty then. Whether it was there.
     pub(crate) fn delete(&self, path: &RepoPath) -> Result<bool, FileError> {
-        let Some((parent, name)) = self.parent(path, false)? else {
+        let Some((parent, name)) = self.parent(path, Way::Look)? else {
             return Ok(false);
         };
         match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
@@ -113,7 +136,7 @@ impl ConfinedDir {
         while let Some((above, _)) = rest.rsplit_once('/') {
             rest = above;
             let Ok(dir) = RepoPath::new(above) else { break };
-            let Ok(Some((parent, name))) = self.parent(&dir, false) else {
+            let Ok(Some((parent, name))) = self.parent(&dir, Way::Look) else {
                 break;
             };
             // Refused for the first one that still holds something; git keeps no empty directories.
@@ -124,10 +147,10 @@ impl ConfinedDir {
         Ok(true)
     }
 
-    /// The directory that holds the file, and the file's name in it. `None`: it does not exist (never with `create`).
-    fn parent<'a>(&self, path: &'a RepoPath, create: bool) -> Result<Option<(OwnedFd, &'a str)>, FileError> {
+    /// The directory that holds the file, and the file's name in it. `None`: it does not exist (never with [`Way::Write`]).
+    fn parent<'a>(&self, path: &'a RepoPath, way: Way) -> Result<Option<(OwnedFd, &'a str)>, FileError> {
         let text = path.as_str();
-        let what = if create { "write" } else { "read" };
+        let what = if way == Way::Look { "read" } else { "write" };
         let mut dir = self.root.try_clone().map_err(|source| FileError::Io { what, path: path.clone(), source })?;
         let mut start = 0;
         for (end, _) in text.match_indices('/') {
@@ -135,7 +158,7 @@ impl ConfinedDir {
             start = end + 1;
             dir = match rustix::fs::openat(&dir, part, OPEN_DIR, Mode::empty()) {
                 Ok(next) => next,
-                Err(Errno::NOENT) if create => {
+                Err(Errno::NOENT) if way == Way::Write => {
                     // Somebody else may make it at the same moment: then it is there, which is all that is wanted.
                     match rustix::fs::mkdirat(&dir, part, Mode::from_raw_mode(0o777 as RawMode)) {
                         Ok(()) | Err(Errno::EXIST) => {}
@@ -147,7 +170,7 @@ impl ConfinedDir {
                 Err(Errno::NOENT) => return Ok(None),
                 // Nothing lies below a file; only a link is refused for reading and deleting too.
                 Err(errno) => match no_dir(&dir, part, so_far, path, errno) {
-                    FileError::ParentIsFile { .. } if !create => return Ok(None),
+                    FileError::ParentIsFile { .. } if way == Way::Look => return Ok(None),
                     error => return Err(error),
                 },
             };
@@ -247,6 +270,7 @@ mod tests {
         symlink("../outside/new", inside.join("dangling")).unwrap();
         symlink("sub", inside.join("within")).unwrap();
         for bad in ["out/secret", "out/new/x", "sub/secret", "dangling", "within/x"] {
+            assert!(matches!(dir.may_write(&path(bad)), Err(FileError::SymbolicLink { .. })), "{bad}");
             assert!(matches!(dir.write(&path(bad), b"x"), Err(FileError::SymbolicLink { .. })), "{bad}");
             assert!(matches!(dir.read(&path(bad), 9), Err(FileError::SymbolicLink { .. })), "{bad}");
         }
@@ -295,6 +319,13 @@ mod tests {
         assert!(matches!(dir.delete(&path("sub")), Err(FileError::IsDirectory { .. })));
         let Err(FileError::ParentIsFile { file, .. }) = dir.write(&path("f/a/b"), b"x") else { panic!("written") };
         assert_eq!(file, "f");
+        for bad in ["sub", "f/a", "f/a/b"] {
+            assert!(dir.may_write(&path(bad)).is_err(), "{bad}");
+        }
+        for good in ["f", "sub/x", "new/x/y"] {
+            dir.may_write(&path(good)).unwrap();
+        }
+        assert!(dir.read(&path("new"), 9).unwrap().is_none());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub enum FileError {
         /// The part that is a link.
         link: String,
     },
-    /// A directory or a submodule stands where the file should be.
+    /// A directory stands where the file should be.
     #[error("{path} is a directory")]
     IsDirectory {
         /// The path as asked for.
@@ -44,6 +44,14 @@ pub enum FileError {
         path: RepoPath,
         /// The parent that is a file.
         file: String,
+    },
+    /// The path is a submodule or lies in one: its files belong to another repository.
+    #[error("{path} is refused: {submodule} is a submodule")]
+    Submodule {
+        /// The path as asked for.
+        path: RepoPath,
+        /// The part that is the submodule.
+        submodule: String,
     },
     /// A device, socket or pipe.
     #[error("{path} is no regular file")]
@@ -61,8 +69,8 @@ pub enum FileError {
         /// What the caller accepts, in bytes.
         limit: u64,
     },
-    /// The file is not UTF-8, so it is no text.
-    #[error("{path} is no text: it is not UTF-8")]
+    /// The file is not UTF-8 or has a NUL in it, so it is no text.
+    #[error("{path} is no text: it is not UTF-8, or has a NUL in it")]
     NotText {
         /// The path as asked for.
         path: RepoPath,

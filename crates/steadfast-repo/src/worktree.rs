@@ -24,6 +24,9 @@ use crate::repository::{Repository, find_commit, move_branch};
 /// Files above this size are named in a diff, not shown.
 const MAX_DIFF_FILE_BYTES: u64 = 1 << 20;
 
+/// The mode of a submodule in an index.
+const SUBMODULE: u32 = 0o160_000;
+
 /// A worktree of one session. May be shared between threads. All methods block.
 pub struct Worktree {
     dir: PathBuf,
@@ -321,18 +324,29 @@ impl Worktree {
     /// The text of a file; `None` when it is not there.
     ///
     /// # Errors
-    /// [`FileError`] for a symbolic link (the file or on the way), a directory, more than `max_bytes`, or no UTF-8.
+    /// [`FileError`] for a symbolic link (the file or on the way), a directory, a submodule, more than `max_bytes`, no UTF-8,
+    /// or a NUL, by which git too tells what is no text.
     pub fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<String>, FileError> {
         let bytes = self.confined("read", path)?.read(path, max_bytes)?;
-        bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| FileError::NotText { path: path.clone() })).transpose()
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
+        bytes.map(|bytes| text(bytes).ok_or_else(|| FileError::NotText { path: path.clone() })).transpose()
+    }
+
+    /// Whether [`Worktree::write`] would take this path, without writing: to be asked before an answer is accepted that names
+    /// it, so that its model can be told.
+    ///
+    /// # Errors
+    /// As of [`Worktree::write`], but for the disk.
+    pub fn may_write(&self, path: &RepoPath) -> Result<(), FileError> {
+        self.confined("write", path)?.may_write(path)
     }
 
     /// Replaces the file's content at once (readers see the old or the new one) and makes missing directories. It keeps its
     /// permissions. Not durable by itself: the commit is.
     ///
     /// # Errors
-    /// [`FileError`] for a symbolic link, directory, file or device in the way, or when the disk does not take it; the old
-    /// content is still there then.
+    /// [`FileError`] for a symbolic link, directory, submodule, file or device in the way, or when the disk does not take it;
+    /// the old content is still there then.
     pub fn write(&self, path: &RepoPath, bytes: &[u8]) -> Result<(), FileError> {
         self.confined("write", path)?.write(path, bytes)
     }
@@ -340,13 +354,29 @@ impl Worktree {
     /// Removes the file, and directories that are empty then. Whether it was there. A symbolic link itself may be removed.
     ///
     /// # Errors
-    /// [`FileError`] for a directory, or a symbolic link on the way.
+    /// [`FileError`] for a directory, or a symbolic link or submodule on the way.
     pub fn delete(&self, path: &RepoPath) -> Result<bool, FileError> {
         self.confined("delete", path)?.delete(path)
     }
 
     fn confined(&self, what: &'static str, path: &RepoPath) -> Result<ConfinedDir, FileError> {
+        self.refuse_submodule(path)?;
         ConfinedDir::open(&self.dir).map_err(|source| FileError::Io { what, path: path.clone(), source })
+    }
+
+    /// A submodule is an empty folder here, so the disk would take a file in it, but no commit would.
+    fn refuse_submodule(&self, path: &RepoPath) -> Result<(), FileError> {
+        let git = self.git();
+        // Without an index nothing was checked out yet.
+        let Ok(index) = git.index() else { return Ok(()) };
+        let text = path.as_str();
+        let mut parts = text.match_indices('/').map(|(at, _)| &text[..at]).chain([text]);
+        let is_submodule =
+            |part: &&str| index.get_path(Path::new(part), 0).is_some_and(|entry| entry.mode == SUBMODULE);
+        match parts.find(is_submodule) {
+            Some(part) => Err(FileError::Submodule { path: path.clone(), submodule: part.to_owned() }),
+            None => Ok(()),
+        }
     }
 
     /// A unified diff from `base` to the worktree's files, for `paths` only and in their order, at most `max_bytes` long; a

@@ -242,12 +242,36 @@ fn the_diff_shows_the_named_files_in_order() {
 }
 
 #[test]
+fn nothing_is_written_into_a_submodule() {
+    let fixture = Fixture::new();
+    let head = fixture.git(&["rev-parse", "HEAD"]);
+    fixture.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{},vendor/sub", head.trim())]);
+    fixture.git(&["commit", "-qm", "a submodule that nobody has cloned"]);
+    let repository = Repository::open(&fixture.top()).unwrap();
+    let head = repository.head().unwrap();
+    let worktree = repository.add_worktree(&fixture.path("w"), "steadfast/x", &head).unwrap();
+    let refused = |end: Result<(), FileError>| matches!(end, Err(FileError::Submodule { submodule, .. }) if submodule == "vendor/sub");
+    for bad in ["vendor/sub", "vendor/sub/x", "vendor/sub/a/b"] {
+        assert!(refused(worktree.may_write(&path(bad))), "{bad}");
+        assert!(refused(worktree.write(&path(bad), b"x")), "{bad}");
+        assert!(refused(worktree.read(&path(bad), 9).map(|_| ())), "{bad}");
+        assert!(refused(worktree.delete(&path(bad)).map(|_| ())), "{bad}");
+    }
+    worktree.write(&path("vendor/subs"), b"x").unwrap();
+    worktree.reset_to(&head).unwrap();
+    assert!(refused(worktree.write(&path("vendor/sub/x"), b"x")));
+    assert_eq!(std::fs::read_dir(worktree.dir().join("vendor/sub")).unwrap().count(), 0);
+}
+
+#[test]
 fn text_is_told_from_what_is_none() {
     let fixture = Fixture::new();
     let repository = fixture.open();
     let worktree = fixture.worktree(&repository);
     worktree.write(&path("bin"), &[0xff, 0xfe]).unwrap();
     assert!(matches!(worktree.read(&path("bin"), 9), Err(FileError::NotText { .. })));
+    worktree.write(&path("nul"), b"a\0b").unwrap();
+    assert!(matches!(worktree.read(&path("nul"), 9), Err(FileError::NotText { .. })));
     assert_eq!(worktree.read(&path("none"), 9).unwrap(), None);
     assert!(worktree.diff(&fixture.head(), &[path("bin")], 3, 999).unwrap().contains("bin"));
 }
