@@ -64,6 +64,16 @@ pub enum AnswerFault {
         /// How many.
         count: usize,
     },
+    /// A text that is to be said in few words is a book.
+    #[error("{what} has {chars} characters, but at most {max_chars} are allowed; say it shorter")]
+    TooLong {
+        /// Which part of the answer.
+        what: String,
+        /// Its length.
+        chars: usize,
+        /// The bound.
+        max_chars: usize,
+    },
     /// No fenced block.
     #[error("there is no fenced code block in the answer; put the whole file between a line ``` and another line ```")]
     NoBlock,

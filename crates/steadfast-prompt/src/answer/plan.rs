@@ -14,14 +14,21 @@ const DEFAULT_CONFIDENCE: f64 = 0.5;
 /// The longest name of a milestone, in characters; what is longer is cut. It becomes the commit's subject.
 const MAX_NAME_CHARS: usize = 120;
 
+/// The longest description of a milestone, in characters. It stands whole in every prompt of its milestone and in its
+/// commit; this many are some 5,000 tokens.
+const MAX_DESCRIPTION_CHARS: usize = 20_000;
+/// Risks are shown to people: so many, and so long, in characters. What is more is cut.
+const MAX_RISKS: usize = 50;
+const MAX_RISK_CHARS: usize = 1_000;
+
 /// Reads a plan: one JSON object, bare or fenced, prose around it allowed.
 ///
 /// Unknown fields are ignored; missing lists are empty; a path that is named again within a milestone counts once, in the
 /// order create, modify, delete; a path that must not be touched goes to [`PlannedMilestone::refused`].
 ///
 /// # Errors
-/// [`AnswerFault`]: no or several objects, broken JSON, no milestone, too many milestones or files, a field of a type that
-/// cannot be meant.
+/// [`AnswerFault`]: no or several objects, broken JSON, no milestone, too many milestones or files, a description that is
+/// too long, a field of a type that cannot be meant.
 pub fn plan(text: &str) -> Result<Plan, AnswerFault> {
     let answer = object(text, "milestones")?;
     let milestones = match answer.get("milestones") {
@@ -35,9 +42,10 @@ pub fn plan(text: &str) -> Result<Plan, AnswerFault> {
         _ => {}
     }
     let milestones = milestones.iter().enumerate().map(|(index, value)| milestone(index, value));
+    let risks = texts(answer.get("risks"), &["risk", "description", "issue", "text"]);
     Ok(Plan {
         milestones: milestones.collect::<Result<_, _>>()?,
-        risks: texts(answer.get("risks"), &["risk", "description", "issue", "text"]),
+        risks: risks.iter().take(MAX_RISKS).map(|risk| cut(risk, MAX_RISK_CHARS)).collect(),
         confidence: answer.get("confidence").and_then(number).map_or(DEFAULT_CONFIDENCE, |c| c.clamp(0.0, 1.0)),
     })
 }
@@ -52,6 +60,11 @@ fn milestone(index: usize, value: &Value) -> Result<PlannedMilestone, AnswerFaul
         return Err(field(at, "an object with name, description and files"));
     };
     let description = text_at(object, &["description", "details"]).unwrap_or_default();
+    let chars = description.chars().count();
+    if chars > MAX_DESCRIPTION_CHARS {
+        let what = format!("the description of milestone {}", index + 1);
+        return Err(AnswerFault::TooLong { what, chars, max_chars: MAX_DESCRIPTION_CHARS });
+    }
     let name = text_at(object, &["name", "title"])
         .map(|name| name.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|name| !name.is_empty())
@@ -213,6 +226,22 @@ mod tests {
         assert_eq!(plan(&with(1, 200)).map(|p| p.milestones[0].files.len()), Ok(200));
         let many = AnswerFault::TooManyFiles { what: "milestone 1".to_owned(), count: 201 };
         assert_eq!(plan(&with(1, 201)), Err(many));
+    }
+
+    #[test]
+    fn a_description_that_would_fill_every_prompt_is_refused_and_risks_are_cut() {
+        let with = |length: usize| {
+            let text = "ä".repeat(length);
+            plan(&format!(r#"{{"milestones": [{{"name": "A"}}, {{"description": "{text}"}}], "risks": ["{text}"]}}"#))
+        };
+        let fault = with(20_001).unwrap_err().to_string();
+        assert!(fault.starts_with("the description of milestone 2 has 20001 characters, but at most 20000"), "{fault}");
+        let whole = with(20_000).unwrap();
+        assert_eq!(whole.milestones[1].description.chars().count(), 20_000);
+        assert_eq!(whole.risks[0].chars().count(), 1_000);
+        let risks = vec![r#""r""#; 51].join(",");
+        let many = plan(&format!(r#"{{"milestones": [{{"name": "A"}}], "risks": [{risks}]}}"#)).unwrap();
+        assert_eq!(many.risks.len(), 50);
     }
 
     proptest! {

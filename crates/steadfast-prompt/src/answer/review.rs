@@ -3,13 +3,22 @@
 use serde_json::{Map, Value};
 use steadfast_core::plan::{Review, ReviewIssue, Severity};
 
-use super::AnswerFault;
 use super::json::{number, object, text_at, texts};
+use super::{AnswerFault, cut};
+
+/// A review's issues go into prompts, records and one issue for people (GitHub takes 65,536 characters): so many.
+const MAX_ISSUES: usize = 50;
+/// The longest text of an issue or its suggestion, in characters; the rest is cut.
+const MAX_TEXT_CHARS: usize = 2_000;
+/// Likewise for what to do next: so many, and so long.
+const MAX_STEPS: usize = 20;
+const MAX_STEP_CHARS: usize = 500;
 
 /// Reads a review: one JSON object, bare or fenced, prose around it allowed.
 ///
 /// `approved` must be there, as a boolean or the words "true" and "false"; `code_quality` must be a number, which is
-/// rounded and brought into 0 to 100. An issue that is only a string weighs medium, so does an unknown word for its weight.
+/// rounded and brought into 0 to 100. Of more than 50 issues the first are kept, and a last one says how many are not;
+/// long texts are cut. An issue that is only a string weighs medium, so does an unknown word for its weight.
 ///
 /// # Errors
 /// [`AnswerFault`]: no or several objects, broken JSON, a verdict or a quality that is missing or has a wrong type.
@@ -23,8 +32,12 @@ pub fn review(text: &str) -> Result<Review, AnswerFault> {
             // Clamped first, so the cast keeps the value.
             .map(|quality| quality.clamp(0.0, 100.0).round() as u8)
             .ok_or(AnswerFault::Field { field: "code_quality".to_owned(), expected: "a number from 0 to 100" })?,
-        issues: issues(answer.get("issues")),
-        next_steps: texts(answer.get("next_steps"), &["step", "description", "text", "action"]),
+        issues: bounded(issues(answer.get("issues"))),
+        next_steps: texts(answer.get("next_steps"), &["step", "description", "text", "action"])
+            .iter()
+            .take(MAX_STEPS)
+            .map(|step| cut(step, MAX_STEP_CHARS))
+            .collect(),
     })
 }
 
@@ -45,19 +58,34 @@ fn issues(value: Option<&Value>) -> Vec<ReviewIssue> {
     }
 }
 
+fn bounded(mut issues: Vec<ReviewIssue>) -> Vec<ReviewIssue> {
+    let left_out = issues.len().saturating_sub(MAX_ISSUES);
+    issues.truncate(MAX_ISSUES);
+    if left_out > 0 {
+        issues.push(ReviewIssue {
+            severity: Severity::Medium,
+            issue: format!("{left_out} more issues were named than are kept"),
+            suggestion: String::new(),
+            file: None,
+        });
+    }
+    issues
+}
+
 /// An issue without any text is none.
 fn issue(value: &Value) -> Option<ReviewIssue> {
     let Value::Object(object) = value else {
-        let issue = texts(Some(value), &[]).into_iter().next()?;
+        let issue = cut(&texts(Some(value), &[]).into_iter().next()?, MAX_TEXT_CHARS);
         return Some(ReviewIssue { severity: Severity::Medium, issue, suggestion: String::new(), file: None });
     };
     let suggestion = text_at(object, &["suggestion", "fix", "recommendation"]);
     let issue = text_at(object, &["issue", "description", "message", "title", "problem"]);
     Some(ReviewIssue {
         severity: severity(object),
-        issue: issue.or_else(|| suggestion.clone())?,
-        suggestion: suggestion.unwrap_or_default(),
-        file: text_at(object, &["file", "path"]),
+        issue: cut(&issue.or_else(|| suggestion.clone())?, MAX_TEXT_CHARS),
+        suggestion: cut(&suggestion.unwrap_or_default(), MAX_TEXT_CHARS),
+        // Compared with the paths of the plan, which are shorter.
+        file: text_at(object, &["file", "path"]).map(|file| cut(&file, MAX_TEXT_CHARS)),
     })
 }
 
@@ -158,6 +186,21 @@ mod tests {
             read("LGTM"),
             Err("there is no JSON object in the answer; answer with one JSON object and nothing else".to_owned())
         );
+    }
+
+    #[test]
+    fn a_review_without_measure_is_cut_and_says_so() {
+        let long = "x".repeat(5_000);
+        let issues = vec![format!(r#"{{"issue": "{long}", "suggestion": "{long}"}}"#); 3_000].join(",");
+        let steps = vec![format!("{long:?}"); 300].join(",");
+        let text =
+            format!(r#"{{"approved": false, "code_quality": 1, "issues": [{issues}], "next_steps": [{steps}]}}"#);
+        let review = review(&text).unwrap();
+        assert_eq!((review.issues.len(), review.next_steps.len()), (51, 20));
+        assert_eq!(review.issues[50].issue, "2950 more issues were named than are kept");
+        let longest = |text: &str| text.chars().count();
+        assert_eq!((longest(&review.issues[0].issue), longest(&review.issues[0].suggestion)), (2_000, 2_000));
+        assert_eq!(longest(&review.next_steps[0]), 500);
     }
 
     proptest! {
