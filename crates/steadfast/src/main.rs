@@ -8,6 +8,8 @@ mod commands;
 mod control;
 mod exit;
 mod logging;
+#[cfg(test)]
+mod manifests;
 mod progress;
 mod report;
 mod setup;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 
 use crate::cli::Cli;
 use crate::report::{FileReport, MilestoneReport, OutboxReport, Report};
-use crate::wire::{ModelRow, StatusBody};
+use crate::wire::{ModelRow, RateRow, StatusBody};
 
 /// A whole session: what was done, by whom, what is missing, what to do.
 pub(crate) fn report(report: &Report) -> String {
@@ -199,6 +199,20 @@ pub(crate) fn status(status: &StatusBody) -> String {
             let _ = writeln!(out, "      {priority}. {model} [{circuit_breaker}]{test}");
         }
     }
+    let _ = writeln!(out, "\n   {:<20} {:<18} since the store began", "rate", "last hour");
+    for (name, shown) in [
+        ("primarySuccess", "primary success"),
+        ("fallback", "fallback"),
+        ("degradation", "degradation"),
+        ("breakerOpens", "breaker opens"),
+        ("partialSuccess", "partial success"),
+    ] {
+        if let Some(rate) = status.rates.get(name) {
+            let is_share = name != "breakerOpens";
+            let (hour, total) = (rate_text(&rate.last_hour, is_share), rate_text(&rate.since_start, is_share));
+            let _ = writeln!(out, "   {shown:<20} {hour:<18} {total}");
+        }
+    }
     let sessions = &status.sessions;
     let _ = writeln!(
         out,
@@ -208,6 +222,14 @@ pub(crate) fn status(status: &StatusBody) -> String {
     let _ = writeln!(out, "Outbox: {} undelivered", status.outbox.undelivered);
     let _ = writeln!(out, "Daemon: {}", if status.daemon { "running" } else { "not running" });
     out
+}
+
+fn rate_text(rate: &RateRow, is_share: bool) -> String {
+    match rate.value {
+        None => "-".to_owned(),
+        Some(value) if is_share => format!("{:.0} % {}", value * 100.0, rate.level),
+        Some(value) => format!("{value:.0} {}", rate.level),
+    }
 }
 
 /// A line an issue.
