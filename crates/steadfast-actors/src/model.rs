@@ -58,7 +58,12 @@ pub(crate) enum ModelReply {
         took: Duration,
     },
     /// No call was made.
-    Refused(Refused),
+    Refused {
+        /// Why, for the walk over the models.
+        why: Refused,
+        /// The failure that opened the breaker, for a person; `None` where it is not known.
+        since: Option<String>,
+    },
     /// The call failed.
     Failed {
         /// Why.
@@ -226,6 +231,8 @@ pub(crate) struct ModelState {
     waiting: VecDeque<(Ask, oneshot::Sender<ModelReply>)>,
     tasks: JoinSet<()>,
     latencies: VecDeque<Duration>,
+    /// The last failure that counted, for a person.
+    last_failure: Option<String>,
 }
 
 /// The actor of one model.
@@ -251,6 +258,7 @@ impl Actor for ModelActor {
             waiting: VecDeque::new(),
             tasks: JoinSet::new(),
             latencies: VecDeque::new(),
+            last_failure: None,
         })
     }
 
@@ -295,12 +303,12 @@ impl ModelState {
         if self.in_flight.len() < self.args.max_concurrency.get() {
             self.start(myself, ask, reply, now);
         } else if let Some(retry_in) = refused {
-            let _ = reply.send(ModelReply::Refused(Refused::Open { retry_in }));
+            let _ = reply.send(self.refusal(retry_in));
         } else if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back((ask, reply));
         } else {
             let reason = format!("{MAX_WAITING} calls wait for this model already");
-            let _ = reply.send(ModelReply::Refused(Refused::Unavailable { reason }));
+            let _ = reply.send(ModelReply::Refused { why: Refused::Unavailable { reason }, since: None });
         }
     }
 
@@ -318,7 +326,8 @@ impl ModelState {
         let client = match &self.args.client {
             Ok(client) => Arc::clone(client),
             Err(reason) => {
-                let _ = reply.send(ModelReply::Refused(Refused::Unavailable { reason: reason.clone() }));
+                let why = Refused::Unavailable { reason: reason.clone() };
+                let _ = reply.send(ModelReply::Refused { why, since: None });
                 return;
             }
         };
@@ -326,7 +335,7 @@ impl ModelState {
         let ticket = match self.breaker.admit(now) {
             Admission::Admit(ticket) => ticket,
             Admission::Refuse(refusal) => {
-                let _ = reply.send(ModelReply::Refused(Refused::Open { retry_in: refusal.retry_in }));
+                let _ = reply.send(self.refusal(refusal.retry_in));
                 return;
             }
         };
@@ -346,6 +355,10 @@ impl ModelState {
         });
     }
 
+    fn refusal(&self, retry_in: Duration) -> ModelReply {
+        ModelReply::Refused { why: Refused::Open { retry_in }, since: self.last_failure.clone() }
+    }
+
     /// Records what came of a call, once, and answers its caller.
     fn finish(&mut self, call: u64, end: CallEnd, reply: oneshot::Sender<ModelReply>, now: Duration) {
         let Some(InFlight { ticket, count_bad_answer }) = self.in_flight.remove(&call) else { return };
@@ -360,6 +373,9 @@ impl ModelState {
                 (self.outcome(fault, *own_network, count_bad_answer), fault.message.as_str())
             }
         };
+        if outcome != CallOutcome::Success && outcome != CallOutcome::Neither {
+            self.last_failure = Some(reason.to_owned());
+        }
         let transition = self.breaker.record(ticket, outcome, now);
         let counted = outcome != CallOutcome::Success && outcome != CallOutcome::Neither;
         let moved = transition.is_some();

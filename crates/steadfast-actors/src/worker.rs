@@ -283,12 +283,12 @@ impl Round<'_> {
         let settings = self.args.settings.get(&model);
         if self.args.fail_primary && index == 0 {
             let reason = "FAIL_PRIMARY is set: the first model fails on purpose".to_owned();
-            self.refused(index, &model, Refused::Unavailable { reason });
+            self.refused(index, &model, Refused::Unavailable { reason }, None);
             return None;
         }
         let (Some(actor), Some(settings)) = (self.args.actors.model(&model), settings) else {
             // Its actor is being restarted: like a breaker that is open for an instant.
-            self.refused(index, &model, Refused::Open { retry_in: Duration::from_millis(100) });
+            self.refused(index, &model, Refused::Open { retry_in: Duration::from_millis(100) }, None);
             return None;
         };
         if let Err(reason) = self.args.ledger.admit(&self.task.place.session) {
@@ -304,9 +304,9 @@ impl Round<'_> {
         let _ = actor.cast(ModelMsg::Complete { ask, reply });
         match answer.await {
             Ok(ModelReply::Answered { completion, took }) => Some(self.answered(index, model, completion, took).await),
-            Ok(ModelReply::Refused(why)) => {
+            Ok(ModelReply::Refused { why, since }) => {
                 self.args.ledger.give_back(&self.task.place.session);
-                self.refused(index, &model, why);
+                self.refused(index, &model, why, since);
                 None
             }
             Ok(ModelReply::Failed { fault, own_network, retry_in, usage, took }) => {
@@ -401,9 +401,12 @@ impl Round<'_> {
     }
 
     /// A refusal costs nothing and is not saved: the breaker is asked anew at each try.
-    fn refused(&mut self, index: usize, model: &ModelId, why: Refused) {
+    fn refused(&mut self, index: usize, model: &ModelId, why: Refused, since: Option<String>) {
         let reason = match &why {
-            Refused::Open { retry_in } => format!("its breaker is open, next test in {:.1} s", retry_in.as_secs_f64()),
+            Refused::Open { retry_in } => {
+                let since = since.map(|failure| format!(" since: {failure}")).unwrap_or_default();
+                format!("its breaker is open, next test in {}{since}", time(*retry_in))
+            }
             Refused::Unavailable { reason } => reason.clone(),
         };
         let last = self.log.attempts.last();
@@ -443,6 +446,15 @@ impl Round<'_> {
         self.machine.failed(index, &fault, own_network, retry_in, self.origin.elapsed());
         // Saved without waiting: what a crash takes back here is one failed call, and it is made again.
         self.args.keeper.save_execution_log(session, &self.task.step, self.task.attempt, &self.log);
+    }
+}
+
+/// A time as a person says it.
+fn time(duration: Duration) -> String {
+    match duration.as_secs() {
+        0..10 => format!("{:.1} s", duration.as_secs_f64()),
+        10..120 => format!("{:.0} s", duration.as_secs_f64()),
+        _ => format!("{:.0} min", duration.as_secs_f64() / 60.0),
     }
 }
 

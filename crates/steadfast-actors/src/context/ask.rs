@@ -8,15 +8,17 @@ use steadfast_core::session::{
     AgentResult, AgentTask, Attempt, AttemptOutcome, CheckOutcome, Milestone, Run, Session, StepKey, Target,
 };
 use steadfast_model::Prompt;
-use steadfast_prompt::answer;
+use steadfast_prompt::answer::{self, Files};
 use steadfast_prompt::prompt::{
     CheckOutcome as CheckFact, CoderFacts, FailedFile, Feedback, FreeFacts, PlannerFacts, ReviewFacts, Step,
 };
 use steadfast_prompt::{Prompt as Texts, Templates, rank};
+use steadfast_repo::Exclude;
 use steadfast_repo::checks::{CheckOutcome as Ended, CheckResult};
 
 use super::files::Contents;
-use super::{CoderWork, FixFeedback, MAX_FILE_BYTES, SessionContext, broken};
+use super::snapshot::Snapshot;
+use super::{CoderWork, FixFeedback, MAX_FILE_BYTES, SessionContext, Workspace, broken};
 use crate::file_agent::StopReason;
 use crate::worker::Task;
 
@@ -164,7 +166,7 @@ impl SessionContext {
     fn one_file(&self, work: &CoderWork, task: &AgentTask, path: &RepoPath) -> Result<Task, StopReason> {
         let workspace = self.workspace()?;
         // Before anything is paid for: a path that leads through a link fails here.
-        workspace.worktree.read(path, u64::MAX).map_err(broken)?;
+        workspace.worktree.may_write(path).map_err(broken)?;
         let base_text = work.base.text(&workspace.repository, path)?;
         if base_text.is_some() && self.settings.exclude.matches(path.as_str()) {
             return Err(StopReason::Broken(format!(
@@ -203,8 +205,15 @@ impl SessionContext {
 
     fn free_choice(&self, work: &CoderWork, task: &AgentTask) -> Result<Task, StopReason> {
         let texts = self.free_texts(work)?;
-        let accept =
-            |text: &str| answer::files(text, MAX_FILE_BYTES).map(|_files| ()).map_err(|fault| fault.to_string());
+        let (workspace, base, exclude) = (self.workspace()?, Arc::clone(&work.base), Arc::clone(&self.settings.exclude));
+        let accept = move |text: &str| match answer::files(text, MAX_FILE_BYTES) {
+            Ok(Files::Nothing) => Ok(()),
+            Ok(Files::Written(files)) => {
+                let paths: Vec<RepoPath> = files.into_iter().map(|(path, _)| path).collect();
+                paths.iter().try_for_each(|path| may_choose(&workspace, &base, &exclude, path, &paths))
+            }
+            Err(fault) => Err(fault.to_string()),
+        };
         let milestone = Some(work.milestone.index);
         Ok(self.task(Role::Coder, milestone, None, task.step.clone(), task.attempt, texts, accept))
     }
@@ -296,6 +305,26 @@ impl SessionContext {
         };
         Ok(self.settings.templates.reviewer(&facts))
     }
+}
+
+/// Whether a file that a model chose can be written, in words that can be told to it.
+fn may_choose(
+    workspace: &Workspace,
+    base: &Snapshot,
+    exclude: &Exclude,
+    path: &RepoPath,
+    all: &[RepoPath],
+) -> Result<(), String> {
+    workspace.worktree.may_write(path).map_err(|error| crate::chain(&error))?;
+    let below = |other: &&RepoPath| other.as_str().strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
+    if let Some(other) = all.iter().find(below) {
+        return Err(format!("{path} cannot be a file, for {other} lies below it"));
+    }
+    let exists = base.text(&workspace.repository, path).map_err(super::files::stop_text)?.is_some();
+    if exists && exclude.matches(path.as_str()) {
+        return Err(format!("{path} must not be changed; leave it as it is"));
+    }
+    Ok(())
 }
 
 fn feedback(work: &CoderWork) -> (&[steadfast_core::plan::ReviewIssue], &[CheckOutcome]) {

@@ -265,7 +265,11 @@ impl SessionContext {
             .blocking(move || {
                 let workspace = context.workspace()?;
                 let base = context.snapshot(&workspace, &tip)?;
-                let contents = context.contents(&workspace, &base, &milestone)?;
+                let mut contents = context.contents(&workspace, &base, &milestone)?;
+                // Our own task file quotes the prompt, with whatever it holds; what models wrote lies beside it.
+                if let Some(task) = milestone.manual.as_ref().and_then(|files| files.first()) {
+                    contents.remove(task);
+                }
                 let texts: Vec<(RepoPath, Vec<u8>)> =
                     contents.into_iter().filter_map(|(path, text)| Some((path, text?.into_bytes()))).collect();
                 let shown: Vec<(RepoPath, &[u8])> =

@@ -47,6 +47,7 @@ impl One {
     async fn start(client: &Scripted, max_concurrency: usize) -> Self {
         let memory = Arc::new(Memory::default());
         let args = ModelArgs {
+            meter: Arc::new(crate::meter::Meter::new(steadfast_core::rates::Rates::default(), || 0)),
             model: ModelId::new("p/one").unwrap(),
             client: Ok(client.client()),
             breaker: BreakerConfig {
@@ -133,8 +134,8 @@ fn answered(reply: &ModelReply) -> bool {
 /// Until the next test, where the call was refused for that.
 fn refused_for(reply: &ModelReply) -> Option<Duration> {
     match reply {
-        ModelReply::Refused(Refused::Open { retry_in }) => Some(*retry_in),
-        ModelReply::Refused(Refused::Unavailable { .. }) | ModelReply::Answered { .. } | ModelReply::Failed { .. } => {
+        ModelReply::Refused { why: Refused::Open { retry_in }, .. } => Some(*retry_in),
+        ModelReply::Refused { why: Refused::Unavailable { .. }, .. } | ModelReply::Answered { .. } | ModelReply::Failed { .. } => {
             None
         }
     }
@@ -338,7 +339,7 @@ async fn a_model_that_cannot_be_called_says_why_and_is_never_called() {
     one.crash_and_restart().await;
     let reply = one.call().await;
     assert!(
-        matches!(&reply, ModelReply::Refused(Refused::Unavailable { reason }) if reason == "no key in ONE_KEY"),
+        matches!(&reply, ModelReply::Refused { why: Refused::Unavailable { reason }, .. } if reason == "no key in ONE_KEY"),
         "{reply:?}"
     );
     assert_eq!(one.shown().await, "UNAVAILABLE (no key in ONE_KEY)");
