@@ -4,8 +4,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::error::{BackendError, StoreError};
@@ -15,8 +16,11 @@ use crate::store::CheckpointStore;
 const MAX_GROUP_BYTES: usize = 8 << 20;
 /// The same bound for batches without much payload.
 const MAX_GROUP_BATCHES: usize = 1024;
-/// Housekeeping runs when nobody waits; under a queue that never empties, a step comes after so many groups.
-const GROUPS_PER_STEP: u32 = 64;
+/// Housekeeping begins when nobody has written for so long: many an answer of a model takes less, and a short session
+/// is not disturbed then.
+const IDLE: Duration = Duration::from_secs(10);
+/// Between two steps of housekeeping, so that a batch that comes meanwhile waits for one step at most.
+const STEP_PAUSE: Duration = Duration::from_millis(20);
 
 /// Called with what became of a batch: `Ok` when it is on disk.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -130,22 +134,19 @@ impl Drop for GroupCommit {
 }
 
 fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
-    let mut housekeeping = false;
-    let mut groups = 0u32;
+    // How long to wait for a batch before the next step of housekeeping; `None`: nothing is left to do.
+    let mut patience = Some(IDLE);
     loop {
-        let next = if housekeeping {
-            match queue.try_recv() {
-                Ok(job) => job,
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => {
-                    housekeeping = maintain(store);
-                    continue;
-                }
-            }
-        } else {
-            match queue.recv() {
-                Ok(job) => job,
-                Err(_) => return,
+        let next = match patience {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(patience) => queue.recv_timeout(patience),
+        };
+        let next = match next {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                patience = maintain(store).then_some(STEP_PAUSE);
+                continue;
             }
         };
         let Job::Commit(mut merged, first) = next else { return };
@@ -173,11 +174,7 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
         if stop {
             return;
         }
-        groups = groups.wrapping_add(1);
-        if groups.is_multiple_of(GROUPS_PER_STEP) {
-            maintain(store);
-        }
-        housekeeping = result.is_ok();
+        patience = result.is_ok().then_some(IDLE);
     }
 }
 

@@ -72,6 +72,11 @@ impl Key {
     pub(crate) fn from_stored(bytes: &[u8]) -> Option<Self> {
         std::str::from_utf8(bytes).ok().map(|text| Self(text.to_owned()))
     }
+
+    /// The smallest key that a prefix covers.
+    pub(crate) fn from_prefix(prefix: &Prefix) -> Self {
+        Self(prefix.0.clone())
+    }
 }
 
 impl Prefix {
@@ -122,6 +127,11 @@ impl Prefix {
     /// Everything in the store, for checks and exports.
     pub fn everything() -> Self {
         Self(String::new())
+    }
+
+    /// Reads a prefix back from the store's own files.
+    pub(crate) fn from_stored(key: Key) -> Self {
+        Self(key.0)
     }
 
     /// The prefix as text.

@@ -1,34 +1,44 @@
-//! The store on disk: one sled tree. Nothing of sled is public.
+//! The store on disk: a journal in front of one sled tree. Nothing of sled is public.
 //!
-//! Invariants: a batch is one sled batch, so it is there wholly or not at all; after [`SledStore::sync`] it is on disk,
-//! for sled's own flush is followed by a `fdatasync` of its file (sled 0.34.7 uses `sync_file_range`, which is no
-//! protection against a power cut).
+//! Invariants: a batch lies in one frame of the journal, so it is there wholly or not at all; after [`SledStore::sync`] the
+//! frame is on disk. What the journal holds is also in the pending table, by key, and reads look there first. A full
+//! journal is folded into the tree in the background while another one takes the writes; it is forgotten only after the
+//! tree is on disk, and folding it once more changes nothing. So every crash ends in: tree, and journals over it.
 //!
-//! Beside the public key spaces the tree holds `q/<key>` (the record that the current one replaced), `~/<key>/…` (further
-//! parts of a large record), `bad/<key>` (records that did not verify) and `!store` (format and epoch).
+//! Locks are taken in this order: writer, tables, tree.
 
 mod envelope;
+mod fold;
 mod heal;
+mod journal;
+mod pending;
+mod reclaim;
+mod tree;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::batch::{Batch, Change};
 use crate::error::{BackendError, StoreError};
-use crate::key::{Key, Prefix};
+use crate::key::Key;
 use crate::lock::StoreLock;
-use crate::record::Record;
-use crate::store::{CheckpointStore, Found, Order, Scan, Scanned, SetAside, Usage};
+use crate::store::{CheckpointStore, Found, Scan, Scanned, SetAside, Usage};
 
-use envelope::Envelope;
+use fold::Helper;
+use journal::{Frame, Journal};
+use pending::{Table, Tables};
+use tree::Tree;
 
-/// The format of the tree as a whole.
+/// The format of the store as a whole.
 const FORMAT: u32 = 1;
 const STORE_KEY: &[u8] = b"!store";
+/// A journal is folded when it, or what it holds, is larger than this. Measured with `benches/group_commit.rs`.
+const JOURNAL_BYTES: u64 = 8 << 20;
+/// So much is applied at most without a sync.
+const MAX_UNSYNCED_BYTES: u64 = 4 << 20;
 
 /// How to open a store.
 #[derive(Debug, Clone, Default)]
@@ -46,174 +56,270 @@ pub struct OpenReport {
     pub lost: bool,
 }
 
-/// The store on disk.
-pub struct SledStore {
-    tree: sled::Db,
-    /// sled's own file, opened once more for its `fdatasync`.
-    file: File,
+/// Places in the life of a store at which tests look at the folder as a crash there would leave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// A frame is on disk.
+    Synced,
+    /// The tables have changed places; the next journal takes the writes.
+    Frozen,
+    /// A piece of the frozen table is in the tree, perhaps not on disk.
+    PieceFolded,
+    /// The tree is on disk.
+    TreeSynced,
+    /// The journal's frames are forgotten.
+    Retired,
+    /// The fresh tree is whole, beside the old one.
+    Copied,
+    /// The old tree has its new name.
+    OldAside,
+    /// The fresh tree has its place.
+    Swapped,
+}
+
+/// What the threads of a store share.
+struct Inner {
     dir: PathBuf,
     epoch: u64,
-    broken: AtomicBool,
-    /// Last, so that it is let go of after sled has closed its files.
+    /// Fold at this size.
+    bound: u64,
+    broken: Arc<AtomicBool>,
+    tables: RwLock<Tables>,
+    /// `None` only when a fresh tree could not be opened after the old one was closed.
+    tree: RwLock<Option<Tree>>,
+    sizes: Mutex<reclaim::Sizes>,
+    /// How many records readers have set aside.
+    n_aside: AtomicU64,
+    #[cfg(test)]
+    watch: Mutex<Option<tests::Watch>>,
+}
+
+/// What only the writer touches.
+struct Writer {
+    journal: Journal,
+    frame: Frame,
+    /// Of the frame that is being filled; the epoch is its upper half, so it never comes twice.
+    sequence: u64,
+    /// The other file, when it is free.
+    spare: Option<Journal>,
+    /// A folding that is under way or was not looked at yet.
+    helper: Option<Helper>,
+    /// The journal of the frozen table, when its folding met a full disk.
+    unfolded: Option<Journal>,
+    /// Bytes folded since the store was opened.
+    folded: u64,
+}
+
+/// The store on disk.
+pub struct SledStore {
+    writer: Mutex<Writer>,
+    inner: Arc<Inner>,
+    /// Last, so that it is let go of after all files are closed.
     _lock: StoreLock,
 }
 
 impl SledStore {
-    /// Opens the store in `dir`, made where it is missing, and raises its epoch. Mends what a crash of sled's own recovery
-    /// can leave behind (see [`OpenReport`]). Blocks.
+    /// Opens the store in `dir`, made where it is missing, and raises its epoch. Mends what a crash can leave behind (see
+    /// [`OpenReport`]). Blocks.
     ///
     /// # Errors
     /// [`StoreError::Locked`] when another process holds it for longer than `lock_wait`; [`StoreError::NewerStore`];
     /// [`StoreError::ReadOnly`], [`StoreError::PermissionDenied`], [`StoreError::NoSpace`], [`StoreError::NotADirectory`],
     /// [`StoreError::Io`]. Nothing is lost with any of them.
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<(Self, OpenReport), StoreError> {
+        Self::open_bounded(dir, options, JOURNAL_BYTES)
+    }
+
+    fn open_bounded(dir: &Path, options: &OpenOptions, bound: u64) -> Result<(Self, OpenReport), StoreError> {
         fs::create_dir_all(dir).map_err(|error| StoreError::from_io("create", dir, &error))?;
         let lock = StoreLock::take(dir, options.lock_wait)?;
         let mut report = OpenReport::default();
-        let path = dir.join("sled");
         let witness = heal::Witness::read(dir);
-        let tree = heal::open(&path, &mut report)?;
-        let epoch = raise_epoch(&tree, dir, witness.epoch)?;
-        witness.compare(&tree, epoch.before, &mut report);
-        let epoch = epoch.now;
-        let data = path.join("db");
-        let file = File::open(&data).map_err(|error| StoreError::from_io("open", &data, &error))?;
-        let store = Self { tree, file, dir: dir.to_owned(), epoch, broken: AtomicBool::new(false), _lock: lock };
-        store.sync()?;
-        heal::Witness::write_open(dir, epoch)?;
-        // The names of new files are durable only when their folders are.
-        for folder in [&path, dir] {
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(|error| StoreError::from_io("sync", folder, &error))?;
+        // First, for a newer format is refused before anything is touched.
+        let journals = journal::read_all(dir)?;
+        reclaim::finish(dir)?;
+        let broken = Arc::new(AtomicBool::new(false));
+        let tree = Tree::open(&dir.join("sled"), Arc::clone(&broken), &mut report)?;
+        let (format, stored) = tree.own_record()?.unwrap_or((FORMAT, 0));
+        if format > FORMAT {
+            return Err(StoreError::NewerStore { path: dir.to_owned(), found: format, known: FORMAT });
         }
-        Ok((store, report))
+        let journaled = journals.iter().map(|journal| journal.epoch).max().unwrap_or(0);
+        witness.compare(tree.db(), stored.max(journaled), &mut report);
+        let epoch = stored.max(journaled).max(witness.epoch) + 1;
+        for journal in &journals {
+            if let Some(damage) = &journal.damage {
+                let copy = heal::set_file_aside(dir, &journal.path)?;
+                report.actions.push(format!("{damage}; a copy of it is kept in {}", copy.display()));
+            }
+        }
+        let inner = Inner {
+            dir: dir.to_owned(),
+            epoch,
+            bound,
+            broken,
+            tables: RwLock::default(),
+            tree: RwLock::new(Some(tree)),
+            sizes: Mutex::default(),
+            n_aside: AtomicU64::new(0),
+            #[cfg(test)]
+            watch: Mutex::new(None),
+        };
+        inner.replay(&journals, epoch)?;
+        // The header makes the epoch durable.
+        let journal = Journal::begin_after(dir, &journals, epoch, bound)?;
+        sync_folder(&dir.join("sled"))?;
+        heal::Witness::write_open(dir, epoch)?;
+        sync_folder(dir)?;
+        let writer = Writer {
+            journal,
+            frame: Frame::default(),
+            sequence: (epoch << 32) + 1,
+            spare: None,
+            helper: None,
+            unfolded: None,
+            folded: 0,
+        };
+        Ok((Self { writer: Mutex::new(writer), inner: Arc::new(inner), _lock: lock }, report))
     }
 
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        // A panic while it was held has marked the store as broken where that matters.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what was applied. The caller holds the writer.
+    fn sync_frame(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.frame.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = writer.journal.write(&mut writer.frame, writer.sequence) {
+            // After a failed sync the kernel may drop the data and report success the next time: this handle is done for.
+            self.inner.broken.store(true, Ordering::Release);
+            return Err(StoreError::Sync { source: BackendError::new(error) });
+        }
+        writer.sequence += 1;
+        self.inner.at(Step::Synced);
+        Ok(())
+    }
+
+    /// Makes room for a batch. With an error, nothing was changed.
+    fn make_room(&self, writer: &mut Writer, batch: &Batch) -> Result<(), StoreError> {
+        if writer.frame.space() > MAX_UNSYNCED_BYTES {
+            self.sync_frame(writer)?;
+        }
+        let pending = self.inner.tables().active.bytes() as u64;
+        if writer.journal.bytes() + writer.frame.space() > self.inner.bound || pending > self.inner.bound {
+            self.settle(writer)?;
+            self.freeze(writer)?;
+        }
+        writer.journal.reserve(writer.frame.space_for(batch.changes()))
+    }
+}
+
+impl Inner {
     fn refuse_broken(&self) -> Result<(), StoreError> {
         if self.broken.load(Ordering::Acquire) { Err(StoreError::Broken) } else { Ok(()) }
     }
 
-    /// sled has panicked on damaged files before; here that is an error, not the end of the process.
-    fn guarded<T>(&self, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.translate(&error)),
-            Err(_panic) => {
-                self.broken.store(true, Ordering::Release);
-                Err(StoreError::Index { source: BackendError::new("sled panicked") })
-            }
+    fn tables(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tables_mut(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tree_lock(&self) -> RwLockReadGuard<'_, Option<Tree>> {
+        self.tree.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps readers out, so that they never see a record between its parts.
+    fn tree_lock_mut(&self) -> RwLockWriteGuard<'_, Option<Tree>> {
+        self.tree.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells a test where the store is.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests look"))]
+    fn at(&self, step: Step) {
+        #[cfg(test)]
+        if let Some(watch) = self.watch.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            watch(step);
         }
-    }
-
-    fn translate(&self, error: &sled::Error) -> StoreError {
-        translate(&self.dir, "use", error)
-    }
-
-    fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
-        self.guarded(|| self.tree.get(key))
-    }
-
-    /// The record under a raw key, joined from its parts; `Err` holds what is wrong with it.
-    fn read(&self, raw: &[u8]) -> Result<Option<Result<Record, String>>, StoreError> {
-        let Some(bytes) = self.value(raw)? else { return Ok(None) };
-        let envelope = match Envelope::parse(&bytes) {
-            Ok(envelope) => envelope,
-            Err(reason) => return Ok(Some(Err(reason))),
-        };
-        let mut payload = envelope.inline.to_vec();
-        for part in 0..envelope.n_parts {
-            match self.value(&envelope::part_key(raw, envelope.generation, part))? {
-                Some(bytes) => payload.extend_from_slice(&bytes),
-                None => return Ok(Some(Err(format!("part {part} of it is missing")))),
-            }
-        }
-        Ok(Some(envelope.verify(payload)))
+        #[cfg(not(test))]
+        let _ = step;
     }
 
     /// Reads a record, or the one before it; what does not verify is moved out of the way.
     fn found(&self, key: &Key) -> Result<Option<Result<Found, SetAside>>, StoreError> {
-        let raw = key.as_str().as_bytes();
-        let reason = match self.read(raw)? {
-            None => return Ok(None),
-            Some(Ok(record)) => return Ok(Some(Ok(Found { record, set_aside: None }))),
-            Some(Err(reason)) => reason,
-        };
-        let previous = match self.read(&previous_key(raw))? {
-            Some(Ok(record)) => Some(record),
-            Some(Err(_)) | None => None,
-        };
-        let mut batch = sled::Batch::default();
-        let bad = [b"bad/", raw].concat();
-        if let Some(bytes) = self.value(raw)? {
-            batch.insert(bad.as_slice(), &bytes);
+        let pending = self.tables().get(key).map(|entry| entry.record.clone());
+        if let Some(record) = pending {
+            return Ok(record.map(|record| Ok(Found { record: record.as_ref().clone(), set_aside: None })));
         }
-        // The previous one moves whole; its parts are found by the generation in its header, under its own key.
-        match (&previous, self.value(&previous_key(raw))?) {
-            (Some(record), _) => {
-                for (key, bytes) in envelope::seal(raw, record, self.next_generation(raw)?) {
-                    batch.insert(key, bytes);
-                }
+        {
+            let tree = self.tree_lock();
+            match tree.as_ref().ok_or(StoreError::Broken)?.read(key.as_str().as_bytes())? {
+                None => return Ok(None),
+                Some(Ok(record)) => return Ok(Some(Ok(Found { record, set_aside: None }))),
+                Some(Err(_)) => {}
             }
-            (None, _) => batch.remove(raw),
         }
-        self.guarded(|| self.tree.apply_batch(batch))?;
-        let aside = SetAside {
-            key: Some(key.clone()),
-            reason: format!("{reason}; its bytes are kept under {}", String::from_utf8_lossy(&bad)),
-            previous_used: previous.is_some(),
-        };
-        Ok(Some(match previous {
-            Some(record) => Ok(Found { record, set_aside: Some(aside) }),
-            None => Err(aside),
-        }))
-    }
-
-    fn next_generation(&self, raw: &[u8]) -> Result<u32, StoreError> {
-        let current =
-            self.value(raw)?.and_then(|bytes| Envelope::parse(&bytes).ok().map(|envelope| envelope.generation));
-        Ok(current.map_or(0, |generation| generation.wrapping_add(1)))
+        let tree = self.tree_lock_mut();
+        let tree = tree.as_ref().ok_or(StoreError::Broken)?;
+        let aside = tree.set_aside(key)?;
+        self.n_aside.fetch_add(1, Ordering::AcqRel);
+        Ok(match aside {
+            // A folding has put a sound one there meanwhile, or removed it.
+            None => tree
+                .read(key.as_str().as_bytes())?
+                .and_then(Result::ok)
+                .map(|record| Ok(Found { record, set_aside: None })),
+            Some((Some(record), aside)) => Some(Ok(Found { record, set_aside: Some(aside) })),
+            Some((None, aside)) => Some(Err(aside)),
+        })
     }
 
     fn scan_keys(&self, scan: &Scan) -> Result<Vec<Key>, StoreError> {
-        let prefix = scan.prefix.as_str().as_bytes();
-        let mut keys = Vec::new();
-        let after = scan.after.as_ref().map(|key| key.as_str().as_bytes());
-        let mut take = |raw: &[u8]| -> bool {
-            if keys.len() >= scan.limit {
-                return false;
-            }
-            if !is_internal(raw) {
-                keys.extend(Key::from_stored(raw));
-            }
-            keys.len() < scan.limit
-        };
-        if scan.limit == 0 {
-            return Ok(keys);
-        }
-        self.guarded(|| {
-            match scan.order {
-                Order::Ascending => {
-                    for entry in self.tree.scan_prefix(prefix).keys() {
-                        let raw = entry?;
-                        if after.is_none_or(|after| raw.as_ref() > after) && !take(&raw) {
-                            break;
-                        }
-                    }
-                }
-                Order::Descending => {
-                    for entry in self.tree.scan_prefix(prefix).keys().rev() {
-                        let raw = entry?;
-                        if after.is_none_or(|after| raw.as_ref() < after) && !take(&raw) {
-                            break;
-                        }
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        Ok(keys)
+        // Before the tree: what is folded meanwhile is then seen twice, and not missed.
+        let pending = self.tables().keys(scan);
+        self.tree_lock().as_ref().ok_or(StoreError::Broken)?.keys(scan, pending)
     }
+
+    /// Makes the changes of a batch in the pending table.
+    fn put_pending(&self, changes: &[Change], sequence: u64) -> Result<(), StoreError> {
+        // Before the tree, for its keys move there.
+        let frozen = self.tables().frozen.clone();
+        let mut below = Vec::new();
+        {
+            let tree = self.tree_lock();
+            let tree = tree.as_ref().ok_or(StoreError::Broken)?;
+            for change in changes {
+                if let Change::DeleteAll(prefix) = change {
+                    below.extend(tree.keys(&Scan::all(prefix.clone()), Vec::new())?);
+                }
+            }
+        }
+        let generation = generation(sequence);
+        let mut tables = self.tables_mut();
+        for change in changes {
+            tables.apply(change, generation, &below, frozen.as_deref());
+        }
+        Ok(())
+    }
+
+    /// Folds what a crash has left in journals.
+    fn replay(&self, journals: &[journal::Found], epoch: u64) -> Result<(), StoreError> {
+        for (sequence, changes) in journals.iter().flat_map(|journal| &journal.frames) {
+            self.put_pending(changes, *sequence)?;
+        }
+        let table = std::mem::take(&mut self.tables_mut().active);
+        self.fold_table(&table, epoch).map(drop)
+    }
+}
+
+/// Marks the records of a frame; another one for each, but for a chance of one in four billion that harms nothing.
+fn generation(sequence: u64) -> u32 {
+    ((sequence >> 32) as u32).wrapping_mul(0x9e37_79b1).wrapping_add(sequence as u32)
 }
 
 fn translate(dir: &Path, action: &'static str, error: &sled::Error) -> StoreError {
@@ -223,131 +329,28 @@ fn translate(dir: &Path, action: &'static str, error: &sled::Error) -> StoreErro
     }
 }
 
-fn previous_key(raw: &[u8]) -> Vec<u8> {
-    [b"q/", raw].concat()
-}
-
 fn is_internal(raw: &[u8]) -> bool {
     raw.starts_with(b"q/") || raw.starts_with(b"~/") || raw.starts_with(b"bad/") || raw.starts_with(b"!")
 }
 
-struct Epochs {
-    /// As the tree had it; 0 for a new one.
-    before: u64,
-    now: u64,
-}
-
-/// Reads the store's own record, refuses a newer format, and saves the next epoch, which is above any that this folder
-/// has seen, also when the tree was lost. Synced by the caller.
-fn raise_epoch(tree: &sled::Db, dir: &Path, witnessed: u64) -> Result<Epochs, StoreError> {
-    let stored = tree.get(STORE_KEY).map_err(|error| translate(dir, "read", &error))?;
-    let mut before = 0;
-    if let Some(bytes) = stored.as_ref().and_then(|bytes| <[u8; 12]>::try_from(bytes.as_ref()).ok()) {
-        let [a, b, c, d, rest @ ..] = bytes;
-        let found = u32::from_le_bytes([a, b, c, d]);
-        if found > FORMAT {
-            return Err(StoreError::NewerStore { path: dir.to_owned(), found, known: FORMAT });
-        }
-        before = u64::from_le_bytes(rest);
-    }
-    let now = before.max(witnessed) + 1;
-    let bytes = [FORMAT.to_le_bytes().as_slice(), now.to_le_bytes().as_slice()].concat();
-    tree.insert(STORE_KEY, bytes).map_err(|error| translate(dir, "write", &error))?;
-    Ok(Epochs { before, now })
-}
-
-/// The changes of a batch over the tree, so that a later change sees the earlier ones.
-struct Overlay<'a> {
-    store: &'a SledStore,
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-impl Overlay<'_> {
-    fn value(&self, raw: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.changes.get(raw) {
-            Some(change) => Ok(change.clone()),
-            None => Ok(self.store.value(raw)?.map(|bytes| bytes.to_vec())),
-        }
-    }
-
-    /// Removes a value with the parts that its header names.
-    fn remove(&mut self, raw: &[u8]) -> Result<(), StoreError> {
-        let Some(bytes) = self.value(raw)? else { return Ok(()) };
-        if let Ok(envelope) = Envelope::parse(&bytes) {
-            for part in 0..envelope.n_parts {
-                self.changes.insert(envelope::part_key(raw, envelope.generation, part), None);
-            }
-        }
-        self.changes.insert(raw.to_vec(), None);
-        Ok(())
-    }
-
-    fn put(&mut self, raw: &[u8], record: &Record) -> Result<(), StoreError> {
-        let before = self.value(raw)?;
-        let generation =
-            before.as_deref().and_then(|bytes| Envelope::parse(bytes).ok()).map(|before| before.generation);
-        self.remove(raw)?;
-        let generation = generation.map_or(0, |generation| generation.wrapping_add(1));
-        for (key, bytes) in envelope::seal(raw, record, generation) {
-            self.changes.insert(key, Some(bytes));
-        }
-        Ok(())
-    }
-
-    fn keep_previous(&mut self, raw: &[u8]) -> Result<(), StoreError> {
-        // Only a record that verifies is worth keeping, and only whole. One that this very batch has put is not on disk
-        // yet and need not be kept: what is there before the batch is the previous one.
-        if self.changes.contains_key(raw) {
-            return Ok(());
-        }
-        if let Some(Ok(record)) = self.store.read(raw)? {
-            self.put(&previous_key(raw), &record)?;
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, change: &Change) -> Result<(), StoreError> {
-        match change {
-            Change::Put(key, record) => {
-                self.remove(&previous_key(key.as_str().as_bytes()))?;
-                self.put(key.as_str().as_bytes(), record)
-            }
-            Change::PutKeepingPrevious(key, record) => {
-                self.keep_previous(key.as_str().as_bytes())?;
-                self.put(key.as_str().as_bytes(), record)
-            }
-            Change::Delete(key) => self.delete(key),
-            Change::DeleteAll(prefix) => self.delete_all(prefix),
-        }
-    }
-
-    fn delete(&mut self, key: &Key) -> Result<(), StoreError> {
-        self.remove(key.as_str().as_bytes())?;
-        self.remove(&previous_key(key.as_str().as_bytes()))
-    }
-
-    fn delete_all(&mut self, prefix: &Prefix) -> Result<(), StoreError> {
-        let on_disk = self.store.scan_keys(&Scan::all(prefix.clone()))?;
-        let pending = self.changes.iter().filter(|(raw, change)| change.is_some() && !is_internal(raw));
-        let pending = pending.filter_map(|(raw, _)| Key::from_stored(raw)).filter(|key| prefix.covers(key));
-        let keys: Vec<Key> = on_disk.into_iter().chain(pending).collect();
-        keys.iter().try_for_each(|key| self.delete(key))
-    }
+/// The names of new files are durable only when their folder is.
+fn sync_folder(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| StoreError::from_io("sync", path, &error))
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        // What is not synced was never acknowledged; the witness is a convenience, and its absence says nothing.
-        if !self.broken.load(Ordering::Acquire) && self.sync().is_ok() {
-            heal::Witness::write_closed(&self.dir, self.epoch, &self.file);
+        if let Err(error) = self.close() {
+            // The journal stays, and the next open folds it.
+            tracing::warn!(error = %error, "the store was not closed in order");
         }
     }
 }
 
 impl CheckpointStore for SledStore {
     fn get(&self, key: &Key) -> Result<Option<Found>, StoreError> {
-        self.refuse_broken()?;
-        match self.found(key)? {
+        self.inner.refuse_broken()?;
+        match self.inner.found(key)? {
             None => Ok(None),
             Some(Ok(found)) => Ok(Some(found)),
             Some(Err(aside)) => Err(StoreError::Corrupt { key: key.clone(), reason: aside.reason }),
@@ -355,10 +358,10 @@ impl CheckpointStore for SledStore {
     }
 
     fn scan(&self, scan: &Scan) -> Result<Scanned, StoreError> {
-        self.refuse_broken()?;
+        self.inner.refuse_broken()?;
         let mut scanned = Scanned::default();
-        for key in self.scan_keys(scan)? {
-            match self.found(&key)? {
+        for key in self.inner.scan_keys(scan)? {
+            match self.inner.found(&key)? {
                 None => {}
                 Some(Ok(found)) => {
                     scanned.set_aside.extend(found.set_aside);
@@ -371,57 +374,43 @@ impl CheckpointStore for SledStore {
     }
 
     fn keys(&self, scan: &Scan) -> Result<Vec<Key>, StoreError> {
-        self.refuse_broken()?;
-        self.scan_keys(scan)
+        self.inner.refuse_broken()?;
+        self.inner.scan_keys(scan)
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.refuse_broken()?;
-        let mut overlay = Overlay { store: self, changes: BTreeMap::new() };
-        for change in batch.changes() {
-            overlay.apply(change)?;
+        self.inner.refuse_broken()?;
+        if batch.is_empty() {
+            return Ok(());
         }
-        let mut sealed = sled::Batch::default();
-        for (key, value) in overlay.changes {
-            match value {
-                Some(value) => sealed.insert(key, value),
-                None => sealed.remove(key),
-            }
-        }
-        self.guarded(|| self.tree.apply_batch(sealed))
+        let mut writer = self.writer();
+        let writer = &mut *writer;
+        self.make_room(writer, batch)?;
+        // The only step after this that can fail is reading the tree for a deletion; it comes before any change.
+        self.inner.put_pending(batch.changes(), writer.sequence)?;
+        batch.changes().iter().for_each(|change| writer.frame.push(change));
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.refuse_broken()?;
-        let flushed = catch_unwind(AssertUnwindSafe(|| self.tree.flush()));
-        let failed = match flushed {
-            Ok(Ok(_bytes)) => match self.file.sync_data() {
-                Ok(()) => return Ok(()),
-                Err(error) => BackendError::new(error),
-            },
-            Ok(Err(error)) => BackendError::new(error),
-            Err(_panic) => BackendError::new("sled panicked"),
-        };
-        // After a failed sync the kernel may drop the data and report success the next time: this handle is done for.
-        self.broken.store(true, Ordering::Release);
-        Err(StoreError::Sync { source: failed })
+        self.inner.refuse_broken()?;
+        self.sync_frame(&mut self.writer())
     }
 
     fn maintain(&self) -> Result<bool, StoreError> {
-        // sled gives dead space back by itself as it writes.
-        Ok(false)
+        self.inner.refuse_broken()?;
+        self.step()
     }
 
     fn epoch(&self) -> u64 {
-        self.epoch
+        self.inner.epoch
     }
 
     fn usage(&self) -> Usage {
-        let mut live_bytes = 0;
-        for (key, value) in self.tree.iter().flatten() {
-            live_bytes += (key.len() + value.len()) as u64;
-        }
-        Usage { live_bytes, disk_bytes: heal::size_of(&self.dir) }
+        let tables = self.inner.tables();
+        let newest_first: Vec<&Table> = std::iter::once(&tables.active).chain(tables.frozen.as_deref()).collect();
+        let live_bytes = self.inner.tree_lock().as_ref().map_or(0, |tree| tree.live_bytes_under(&newest_first));
+        Usage { live_bytes, disk_bytes: heal::size_of(&self.inner.dir) }
     }
 }
 

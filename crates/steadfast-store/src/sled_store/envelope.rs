@@ -4,7 +4,7 @@
 //!  0  4  magic "SFE1"
 //!  4  2  tag of the record's kind
 //!  6  2  version of its layout
-//!  8  4  generation: counts the overwritings, so that the parts of two records under one key stay apart
+//!  8  4  generation: another one for each write, so that the parts of two records under one key stay apart
 //! 12  4  length of the whole payload
 //! 16  2  further parts (0: the payload follows here)
 //! 18  2  zero
@@ -14,10 +14,10 @@
 use crate::record::{MAX_PAYLOAD_BYTES, Record};
 
 const MAGIC: &[u8; 4] = b"SFE1";
-const HEADER: usize = 24;
+pub(super) const HEADER: usize = 24;
 /// sled moves a leaf over about 128 KiB into a file of its own that nobody syncs, and leaks space with large values; with
 /// parts of this size it makes no such files, and a record of 4 KiB is still one value.
-const PART_BYTES: usize = 4608;
+pub(super) const PART_BYTES: usize = 4608;
 
 /// A header that reads, and what lies behind it.
 #[derive(Debug, PartialEq, Eq)]

@@ -58,8 +58,8 @@ impl Witness {
         Self::write(dir, &format!("{epoch}\n")).map_err(|error| StoreError::from_io("write to", dir, &error))
     }
 
-    pub(super) fn write_closed(dir: &Path, epoch: u64, file: &fs::File) {
-        if let Ok(data) = file.metadata() {
+    pub(super) fn write_closed(dir: &Path, epoch: u64) {
+        if let Ok(data) = fs::metadata(dir.join("sled/db")) {
             // Without it the next start just knows less.
             let _ = Self::write(dir, &format!("{epoch} {}\n", data.len()));
         }
@@ -176,10 +176,26 @@ fn remove(path: &Path, doomed: Doomed) -> Result<usize, StoreError> {
     Ok(n_removed)
 }
 
-/// Copies the broken store beside it, under the next free number, and lets go of the oldest copies.
+/// Copies the broken store beside it.
 fn set_copy_aside(path: &Path) -> Result<PathBuf, StoreError> {
     let failed = |error: std::io::Error| StoreError::from_io("copy", path, &error);
-    let parent = path.parent().unwrap_or(path);
+    let copy = next_aside(path.parent().unwrap_or(path))?;
+    copy_all(path, &copy).map_err(failed)?;
+    Ok(copy)
+}
+
+/// Copies a damaged journal beside the store.
+pub(super) fn set_file_aside(dir: &Path, path: &Path) -> Result<PathBuf, StoreError> {
+    let copy = next_aside(dir)?;
+    let copied =
+        fs::create_dir_all(&copy).and_then(|()| fs::copy(path, copy.join(path.file_name().unwrap_or_default())));
+    copied.map_err(|error| StoreError::from_io("copy", path, &error))?;
+    Ok(copy)
+}
+
+/// The next free name for a copy; lets go of the oldest copies.
+fn next_aside(parent: &Path) -> Result<PathBuf, StoreError> {
+    let failed = |error: std::io::Error| StoreError::from_io("copy into", parent, &error);
     let mut numbers: Vec<u32> = fs::read_dir(parent)
         .map_err(failed)?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("broken-")?.parse().ok())
@@ -190,9 +206,18 @@ fn set_copy_aside(path: &Path) -> Result<PathBuf, StoreError> {
         let oldest = numbers.remove(0);
         fs::remove_dir_all(parent.join(format!("broken-{oldest}"))).map_err(failed)?;
     }
-    let copy = parent.join(format!("broken-{next}"));
-    copy_all(path, &copy).map_err(failed)?;
-    Ok(copy)
+    Ok(parent.join(format!("broken-{next}")))
+}
+
+/// Asks for room before sled writes: after a failed write it refuses everything.
+pub(super) fn require_space(dir: &Path, bytes: u64) -> Result<(), StoreError> {
+    match rustix::fs::statvfs(dir) {
+        Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes => {
+            Err(StoreError::NoSpace { path: dir.to_owned() })
+        }
+        // Where the question has no answer the write itself gives it.
+        _ => Ok(()),
+    }
 }
 
 fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {

@@ -1,10 +1,26 @@
 use super::*;
+use crate::key::Prefix;
 use crate::record::{RecordKind, encode};
+
+/// Is called at each step of a store.
+pub(super) type Watch = Box<dyn FnMut(Step) + Send>;
 
 const KIND: RecordKind = RecordKind::new(900, 1, "sample");
 
 fn open(dir: &Path) -> (SledStore, OpenReport) {
     SledStore::open(dir, &OpenOptions::default()).expect("opens")
+}
+
+/// Folds everything, and waits for it.
+fn fold(store: &SledStore) {
+    while store.maintain().expect("folds") {
+        std::thread::yield_now();
+    }
+}
+
+/// Calls with sled's database below the store.
+fn below<T>(store: &SledStore, work: impl FnOnce(&sled::Db) -> T) -> T {
+    work(store.inner.tree_lock().as_ref().expect("open").db())
 }
 
 fn put(store: &SledStore, name: &str, text: &str) {
@@ -34,15 +50,19 @@ fn a_large_record_is_kept_in_parts_and_leaves_none_behind_when_it_shrinks_or_goe
     let (store, _) = open(dir.path());
     let large = "x".repeat(200_000);
     put(&store, "a", &large);
+    fold(&store);
     put(&store, "a", &format!("{large}y"));
+    fold(&store);
     assert_eq!(get(&store, "a").map(|text| text.len()), Some(200_001));
     put(&store, "a", "small");
     put(&store, "a", "smaller");
-    assert_eq!(store.tree.scan_prefix(b"~/").count(), 0, "no part is left");
+    fold(&store);
+    assert_eq!(below(&store, |db| db.scan_prefix(b"~/").count()), 0, "no part is left");
     let mut batch = Batch::new();
     batch.delete_all(Prefix::metas());
     store.apply(&batch).expect("applied");
-    assert_eq!(store.tree.iter().count(), 1, "only the store's own record is left");
+    fold(&store);
+    assert_eq!(below(&store, |db| db.iter().count()), 1, "only the store's own record is left");
 }
 
 #[test]
@@ -51,9 +71,12 @@ fn a_record_that_does_not_verify_is_set_aside_and_the_previous_one_is_used() {
     let (store, _) = open(dir.path());
     put(&store, "a", "one");
     put(&store, "a", "two");
-    let mut bytes = store.tree.get("m/a").expect("reads").expect("is there").to_vec();
-    *bytes.last_mut().expect("not empty") ^= 1;
-    store.tree.insert("m/a", bytes).expect("written");
+    fold(&store);
+    below(&store, |db| {
+        let mut bytes = db.get("m/a").expect("reads").expect("is there").to_vec();
+        *bytes.last_mut().expect("not empty") ^= 1;
+        db.insert("m/a", bytes).expect("written");
+    });
     let found = store.get(&Key::meta("a")).expect("reads").expect("is there");
     assert_eq!(found.value::<String>(KIND), Ok("one".to_owned()));
     let aside = found.set_aside.expect("told");
@@ -68,7 +91,8 @@ fn a_record_without_a_previous_one_is_a_clear_error_and_then_gone() {
     let (store, _) = open(dir.path());
     put(&store, "a", "one");
     put(&store, "b", "kept");
-    store.tree.insert("m/a", b"rubbish").expect("written");
+    fold(&store);
+    below(&store, |db| db.insert("m/a", b"rubbish").expect("written"));
     let scanned = store.scan(&Scan::all(Prefix::metas())).expect("scans");
     assert_eq!((scanned.entries.len(), scanned.set_aside.len()), (1, 1));
     assert_eq!(get(&store, "a"), None);
@@ -115,8 +139,7 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (store, _) = open(dir.path());
     let newer = [99u32.to_le_bytes().as_slice(), 1u64.to_le_bytes().as_slice()].concat();
-    store.tree.insert(STORE_KEY, newer.clone()).expect("written");
-    store.sync().expect("synced");
+    below(&store, |db| db.insert(STORE_KEY, newer.clone()).expect("written"));
     drop(store);
     let refused = SledStore::open(dir.path(), &OpenOptions::default()).err().expect("refused");
     assert!(matches!(refused, StoreError::NewerStore { found: 99, known: 1, .. }), "{refused}");
