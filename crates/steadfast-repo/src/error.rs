@@ -125,10 +125,18 @@ pub enum RepoError {
     },
     /// The repository belongs to another user, so git's own safety rule refuses it.
     #[error(
-        "{path} belongs to another user; if you trust it, run `git config --global --add safe.directory {path}` as the user that runs this program"
+        "{path} belongs to another user; if you trust it, run `git config --global --add safe.directory '{top}'` as the user that runs this program"
     )]
     UnsafeOwner {
         /// The path as given.
+        path: PathBuf,
+        /// The repository's top, absolute: git compares nothing else.
+        top: PathBuf,
+    },
+    /// The repository's path could not be kept in a record, which is text.
+    #[error("{path} is no UTF-8 text, which the path of a repository has to be: rename the folder")]
+    NotUtf8 {
+        /// The repository's top.
         path: PathBuf,
     },
     /// The commit is not in the repository, or the id names something else than a commit.

@@ -92,8 +92,8 @@ impl Repository {
     ///
     /// # Errors
     /// [`RepoError::NotFound`], [`RepoError::NoRepository`], [`RepoError::Bare`], [`RepoError::NoCommit`],
-    /// [`RepoError::UnsupportedFormat`] (SHA-256 objects, reftable), [`RepoError::UnsafeOwner`], or [`RepoError::Git`] for a
-    /// damaged one.
+    /// [`RepoError::UnsupportedFormat`] (SHA-256 objects, reftable), [`RepoError::UnsafeOwner`], [`RepoError::NotUtf8`], or
+    /// [`RepoError::Git`] for a damaged one.
     pub fn open(path: &Path) -> Result<Self, RepoError> {
         if !path.exists() {
             return Err(RepoError::NotFound { path: path.to_owned() });
@@ -102,7 +102,7 @@ impl Repository {
         let git =
             Git::open_ext(path, RepositoryOpenFlags::empty(), no_ceiling).map_err(|error| match error.code() {
                 ErrorCode::NotFound => RepoError::NoRepository { path: path.to_owned() },
-                ErrorCode::Owner => RepoError::UnsafeOwner { path: path.to_owned() },
+                ErrorCode::Owner => RepoError::UnsafeOwner { path: path.to_owned(), top: top_of(path) },
                 _ => match unsupported_format(path) {
                     Some(format) => RepoError::UnsupportedFormat { path: path.to_owned(), format },
                     None => git_at("open the repository")(error),
@@ -111,6 +111,9 @@ impl Repository {
         let Some(top) = git.workdir().filter(|_| !git.is_bare()) else {
             return Err(RepoError::Bare { path: path.to_owned() });
         };
+        if top.to_str().is_none() {
+            return Err(RepoError::NotUtf8 { path: top.to_owned() });
+        }
         let top = top.to_owned();
         let common_dir = git.commondir().to_owned();
         let repository = Self { top, common_dir, git: Mutex::new(git) };
@@ -469,6 +472,16 @@ fn milestone_of(commit: &git2::Commit<'_>, session: &SessionId) -> Option<u32> {
     };
     let named = last(SESSION_TRAILER)?;
     if named == session.as_str() { last(MILESTONE_TRAILER)?.parse().ok() } else { None }
+}
+
+/// The top of a repository that cannot be opened, as `safe.directory` has to name it.
+fn top_of(path: &Path) -> PathBuf {
+    let no_ceiling: [&Path; 0] = [];
+    let absolute = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match Git::discover_path(&absolute, no_ceiling) {
+        Ok(git_dir) if git_dir.ends_with(".git") => git_dir.parent().map_or(absolute, Path::to_owned),
+        Ok(_) | Err(_) => absolute,
+    }
 }
 
 /// The setting that keeps libgit2 from opening a repository, if one is known to.

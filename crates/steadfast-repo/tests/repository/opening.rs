@@ -1,4 +1,6 @@
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
 use steadfast_core::ids::IdeaId;
@@ -29,6 +31,10 @@ fn what_is_no_usable_repository_is_refused_with_the_reason() {
     git(&fixture.path("sha256"), &["init", "-q", "--object-format=sha256"]);
     let RepoError::UnsupportedFormat { format, .. } = open("sha256") else { panic!("opened") };
     assert_eq!(format, "extensions.objectformat = sha256");
+    let odd = fixture.path("x").with_file_name(OsStr::from_bytes(b"caf\xe9"));
+    fixture.git(&["clone", "-q", ".", "../cloned"]);
+    fs::rename(fixture.path("cloned"), &odd).unwrap();
+    assert!(matches!(Repository::open(&odd).unwrap_err(), RepoError::NotUtf8 { .. }));
 }
 
 #[test]
@@ -40,9 +46,14 @@ fn a_repository_of_another_user_is_refused_with_what_to_do() {
             return;
         }
     }
-    let refused = Repository::open(&fixture.top()).unwrap_err();
-    assert!(matches!(refused, RepoError::UnsafeOwner { .. }), "{refused:?}");
-    assert!(refused.to_string().contains("safe.directory"));
+    fs::create_dir_all(fixture.top().join("sub")).unwrap();
+    for place in [".", "sub"] {
+        let refused = Repository::open(&fixture.top().join(place)).unwrap_err();
+        assert!(matches!(refused, RepoError::UnsafeOwner { .. }), "{refused:?}");
+        let top = fs::canonicalize(fixture.top()).unwrap();
+        let advice = format!("`git config --global --add safe.directory '{}'`", top.display());
+        assert!(refused.to_string().contains(&advice), "{refused}");
+    }
 }
 
 #[test]
