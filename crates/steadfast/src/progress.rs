@@ -11,7 +11,7 @@ use std::time::Duration;
 use steadfast_actors::Event;
 use steadfast_actors::event::{Place, WaitReason};
 use steadfast_core::breaker::State;
-use steadfast_core::ids::ModelId;
+use steadfast_core::ids::{ModelId, Role};
 use steadfast_core::session::Phase;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -134,8 +134,8 @@ impl View {
             block.push(format!("  ▸ … and {} more", self.work.len() - 12));
         }
         for (model, until) in &self.open {
-            let left = until.saturating_duration_since(now).as_secs_f64();
-            block.push(cut(&format!("  ⊘ {model} OPEN, next test in {left:.0} s"), width));
+            let left = span(until.saturating_duration_since(now).as_millis() as u64);
+            block.push(cut(&format!("  ⊘ {model} OPEN, next test in {left}"), width));
         }
         for line in &block {
             let _ = writeln!(out, "{}", self.paint(DIM, line));
@@ -179,6 +179,8 @@ impl View {
                 self.line(&format!("✓ plan of {n_milestones}{stand_in}: {}", milestones.join("; ")));
             }
             Event::ExecutionStarted { .. } => {}
+            // The end of a coder's file says so with all reasons.
+            Event::Exhausted { place } if place.role == Role::Coder => self.end(place),
             Event::Exhausted { place } => {
                 self.end(place);
                 let line = self.paint(YELLOW, &format!("✗ {}: no model is left to ask", who(place)));
@@ -213,9 +215,9 @@ impl View {
             }
             Event::Waiting { place, reason, for_ms } => {
                 let what = match reason {
-                    WaitReason::Backoff => format!("waits {:.1} s before the next attempt", seconds(*for_ms)),
+                    WaitReason::Backoff => format!("waits {} before the next attempt", span(*for_ms)),
                     WaitReason::BreakerTest(model) => {
-                        format!("waits for the next test of {model} in {:.1} s", seconds(*for_ms))
+                        format!("waits for the next test of {model} in {}", span(*for_ms))
                     }
                     WaitReason::OwnNetworkDown => "waits: our own network is down".to_owned(),
                 };
@@ -251,7 +253,7 @@ impl View {
                 let stays = if !moved && *to != State::Closed { "stays " } else { "" };
                 let why = if moved { format!(": {reason}") } else { String::new() };
                 let next = match retry_in_ms {
-                    Some(ms) if *to == State::Open => format!(" (next test in {:.1} s)", seconds(*ms)),
+                    Some(ms) if *to == State::Open => format!(" (next test in {})", span(*ms)),
                     _ => String::new(),
                 };
                 let line = self.paint(code, &format!("⚡ breaker of {model} {stays}{status}{next}{why}"));
@@ -322,6 +324,11 @@ fn who(place: &Place) -> String {
 
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
+}
+
+/// A time to come: exact while it is short, whole minutes when nobody counts seconds.
+pub(crate) fn span(ms: u64) -> String {
+    if ms < 100_000 { format!("{:.1} s", seconds(ms)) } else { format!("{} min", ms.div_ceil(60_000)) }
 }
 
 fn columns() -> usize {

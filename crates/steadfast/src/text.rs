@@ -195,7 +195,8 @@ pub(crate) fn status(status: &StatusBody) -> String {
     for (role, models) in roles {
         let _ = writeln!(out, "   {role}:");
         for ModelRow { model, priority, circuit_breaker, retry_in_ms } in models {
-            let test = retry_in_ms.map(|ms| format!(", next test in {:.0} s", ms as f64 / 1000.0)).unwrap_or_default();
+            let test =
+                retry_in_ms.map(|ms| format!(", next test in {}", crate::progress::span(ms))).unwrap_or_default();
             let _ = writeln!(out, "      {priority}. {model} [{circuit_breaker}]{test}");
         }
     }
