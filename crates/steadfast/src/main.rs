@@ -19,6 +19,7 @@ mod wire;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::Parser as _;
 
@@ -28,7 +29,8 @@ use crate::exit::{Failure, Outcome};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = dispatch(cli);
-    match outcome {
+    let unwritten = UNWRITTEN.get().map(|error| Failure::Failed(format!("cannot write to standard output: {error}")));
+    match outcome.and(unwritten.map_or(Ok(()), Err)) {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(failure) => {
             if !matches!(failure, Failure::Code(_)) {
@@ -64,28 +66,41 @@ fn dispatch(cli: Cli) -> Outcome {
 
 /// For the daemon: all cores.
 fn busy(work: impl Future<Output = Outcome>) -> Outcome {
-    run_on(tokio::runtime::Builder::new_multi_thread(), work)
+    run_on(tokio::runtime::Builder::new_multi_thread(), 16, work)
 }
 
 /// For commands that ask and print, and for a single session: one thread. Calls and actors wait for each other most of the
 /// time, and what is heavy (git, disk) has threads of its own; waking a second thread for each message costs more than it
 /// brings.
 fn light(work: impl Future<Output = Outcome>) -> Outcome {
-    run_on(tokio::runtime::Builder::new_current_thread(), work)
+    run_on(tokio::runtime::Builder::new_current_thread(), 4, work)
 }
 
-fn run_on(mut builder: tokio::runtime::Builder, work: impl Future<Output = Outcome>) -> Outcome {
-    let runtime = builder.enable_all().build().map_err(|error| exit::failed("cannot start", &error))?;
+/// `n_blocking`: threads for git and files. Few, for each brings memory of its own, and what waits there waits for a disk that
+/// serves one after the other.
+fn run_on(mut builder: tokio::runtime::Builder, n_blocking: usize, work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = builder
+        .enable_all()
+        .max_blocking_threads(n_blocking)
+        .build()
+        .map_err(|error| exit::failed("cannot start", &error))?;
     let outcome = runtime.block_on(work);
     // What is still running holds nothing that is not durable; the process must not wait for it.
     runtime.shutdown_background();
     outcome
 }
 
-/// Prints a result on standard output. A reader that has gone wants no more.
+/// Why a result could not be printed.
+static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints a result on standard output. A reader that has gone wants no more; a full disk makes the command fail in the end.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        UNWRITTEN.get_or_init(|| error);
+    }
 }
 
 /// Prints one JSON document on standard output.
