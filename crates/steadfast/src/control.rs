@@ -202,5 +202,11 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
         Ok((look::count(keeper, &active, &queued)?, look::undelivered(keeper)?))
     });
     let (sessions, outbox) = rest.await?;
-    Ok(Json(StatusBody { daemon: true, roles, rates: RateReport::all(&control.handle.meter().rates(), now_minute()), sessions, outbox }))
+    Ok(Json(StatusBody {
+        daemon: true,
+        roles,
+        rates: RateReport::all(&control.handle.meter().rates(), now_minute()),
+        sessions,
+        outbox,
+    }))
 }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::report::verdict_word;
-use crate::text::n_of;
+use crate::text::{harmless, n_of};
 
 /// How often the block below the lines is drawn anew, so that its seconds move.
 const REDRAW: Duration = Duration::from_millis(200);
@@ -56,7 +56,7 @@ async fn show(mut events: Receiver<Arc<Event>>, mut stopped: oneshot::Receiver<(
             biased;
             event = events.recv() => match event {
                 Ok(event) => view.event(&event),
-                Err(RecvError::Lagged(n_missed)) => view.line(&format!("… {n_missed} events not shown")),
+                Err(RecvError::Lagged(n_missed)) => view.plain(&format!("… {n_missed} events not shown")),
                 Err(RecvError::Closed) => break,
             },
             _ = &mut stopped => {
@@ -97,7 +97,8 @@ const BOLD: &str = "1";
 
 impl View {
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        let text = harmless(text);
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text }
     }
 
     fn clear(&mut self) {
@@ -107,7 +108,12 @@ impl View {
         }
     }
 
-    /// Prints a line for good, and the block below it anew.
+    /// A line without color.
+    fn plain(&mut self, text: &str) {
+        self.line(&harmless(text));
+    }
+
+    /// Prints a line for good, and the block below it anew. Its text is harmless or painted.
     fn line(&mut self, text: &str) {
         self.draw(&format!("{text}\n"));
     }
@@ -176,7 +182,7 @@ impl View {
             Event::Planned { milestones, degraded, .. } => {
                 let stand_in = if *degraded { " (template: no planner answered)" } else { "" };
                 let n_milestones = n_of(milestones.len(), "milestone");
-                self.line(&format!("✓ plan of {n_milestones}{stand_in}: {}", milestones.join("; ")));
+                self.plain(&format!("✓ plan of {n_milestones}{stand_in}: {}", milestones.join("; ")));
             }
             Event::ExecutionStarted { .. } => {}
             // The end of a coder's file says so with all reasons.
@@ -187,7 +193,7 @@ impl View {
                 self.line(&line);
             }
             Event::AnswerReused { place, model } => {
-                self.line(&format!("↺ {} uses the answer that {model} had given before", who(place)));
+                self.plain(&format!("↺ {} uses the answer that {model} had given before", who(place)));
             }
             Event::AttemptStarted { place, model, attempt } => {
                 let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
@@ -287,7 +293,7 @@ impl View {
                 let line = self.paint(code, &text);
                 self.line(&line);
             }
-            Event::FixRound { round, .. } => self.line(&format!("↻ round {round} of fixes")),
+            Event::FixRound { round, .. } => self.plain(&format!("↻ round {round} of fixes")),
             Event::Committed { milestone, commit, branch, .. } => {
                 let text = match commit {
                     Some(commit) => format!("● milestone {milestone} is commit {} on {branch}", commit.short()),
@@ -310,7 +316,7 @@ impl View {
                 let line = self.paint(RED, &format!("! {actor} failed: {error}; {next}"));
                 self.line(&line);
             }
-            Event::Shutdown { step } => self.line(&format!("■ {step}")),
+            Event::Shutdown { step } => self.plain(&format!("■ {step}")),
         }
     }
 }

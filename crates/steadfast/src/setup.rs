@@ -249,7 +249,10 @@ pub(crate) fn load(global: &Global) -> Result<Loaded, Failure> {
     let mut flags = Vec::new();
     if let Some(dir) = &global.state_dir {
         let absolute = std::path::absolute(dir).map_err(|error| failed("cannot find the state directory", &error))?;
-        flags.push(("daemon.state_dir".to_owned(), absolute.to_string_lossy().into_owned()));
+        let text = absolute.to_str().ok_or_else(|| {
+            Failure::Usage(format!("--state-dir {} is no UTF-8 text: choose another name", absolute.display()))
+        })?;
+        flags.push(("daemon.state_dir".to_owned(), text.to_owned()));
     }
     let sources = Sources {
         files: global.config.clone(),

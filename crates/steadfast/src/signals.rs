@@ -16,7 +16,12 @@ use crate::exit::{Failure, SECOND_SIGINT, SECOND_SIGTERM, failed};
 const HARD_DEADLINE: Duration = Duration::from_secs(20);
 
 static SECOND_CODE: AtomicI32 = AtomicI32::new(SECOND_SIGTERM);
+/// Signals that ctrlc has seen, and those whose kind is known.
 static SEEN: AtomicU32 = AtomicU32::new(0);
+static TOLD: AtomicU32 = AtomicU32::new(0);
+/// The kind of a second signal is waited for so long: a runtime that hangs never tells it, and two signals at once are told
+/// as one.
+const KIND_WAIT: Duration = Duration::from_millis(100);
 
 /// Holds `SIGTERM received` and the like after the first signal.
 pub(crate) type Signals = watch::Receiver<Option<&'static str>>;
@@ -25,6 +30,10 @@ pub(crate) type Signals = watch::Receiver<Option<&'static str>>;
 pub(crate) fn listen() -> Result<Signals, Failure> {
     ctrlc::set_handler(|| {
         if SEEN.fetch_add(1, Ordering::SeqCst) > 0 {
+            let deadline = std::time::Instant::now() + KIND_WAIT;
+            while TOLD.load(Ordering::SeqCst) < 2 && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             std::process::exit(SECOND_CODE.load(Ordering::SeqCst));
         }
         std::thread::spawn(|| {
@@ -45,6 +54,7 @@ pub(crate) fn listen() -> Result<Signals, Failure> {
         tokio::spawn(async move {
             while stream.recv().await.is_some() {
                 SECOND_CODE.store(code, Ordering::SeqCst);
+                TOLD.fetch_add(1, Ordering::SeqCst);
                 sender.send_if_modified(|first| {
                     let is_first = first.is_none();
                     first.get_or_insert(reason);

@@ -35,7 +35,12 @@ pub(crate) fn report(report: &Report) -> String {
     let calls = n_of(usize::try_from(spent.calls).unwrap_or(usize::MAX), "call");
     let _ = writeln!(out, "\n  {calls}, {tokens} tokens{cost}");
     let _ = writeln!(out, "  {}", next_step(report));
-    out
+    harmless(&out)
+}
+
+/// Names and texts come from models: none of them may move a terminal's cursor, set its title or worse.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn milestone(out: &mut String, report: &Report, milestone: &MilestoneReport) {
@@ -64,7 +69,8 @@ fn milestone(out: &mut String, report: &Report, milestone: &MilestoneReport) {
         let _ = writeln!(out, "     review {verdict} by {}, quality {}/100", review.model, review.code_quality);
         for issue in &review.issues {
             let file = issue.file.as_deref().map(|file| format!("{file}: ")).unwrap_or_default();
-            let _ = writeln!(out, "            {}: {file}{}", issue.severity, issue.issue);
+            let remark = issue.issue.replace('\n', " ");
+            let _ = writeln!(out, "            {}: {file}{remark}", issue.severity);
         }
     }
 }
@@ -312,6 +318,15 @@ mod tests {
         assert_eq!(line("ok", "git"), "ok     src/a.c (deleted)");
         assert_eq!(line("manual", "manual"), "manual src/a.c");
         assert_eq!(line("ok", "p/m"), "ok     src/a.c by p/m");
+    }
+
+    #[test]
+    fn what_a_model_wrote_cannot_steer_the_terminal() {
+        let mut one = milestone(1, "failed");
+        let (path, status) = ("\u{1b}]0;title\u{7}x\rok".to_owned(), "failed".to_owned());
+        one.files = Some(vec![FileReport { path, status, model: None, fallback: false, degraded: false, error: None }]);
+        let text = report(&a_report("failed", vec![one]));
+        assert!(text.contains("failed \u{fffd}]0;title\u{fffd}x\u{fffd}ok\n"), "{text:?}");
     }
 
     #[test]

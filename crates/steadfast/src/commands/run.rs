@@ -121,7 +121,11 @@ pub(crate) async fn carry(global: &Global, handle: Handle, session: SessionId) -
     progress.finish().await;
     let record = keeper
         .record(&session)
-        .map_err(|error| failed("cannot read the session", &error))?
+        .map_err(|error| {
+            let what = "what happened last could not be saved, and the session cannot be read";
+            let next = format!("Mend that (a full disk, most often), then go on with `steadfast resume {session}`");
+            Failure::Failed(format!("{what}: {}. {next}", steadfast_actors::chain(&error)))
+        })?
         .ok_or_else(|| Failure::Failed(format!("session {session} is not in the store")))?;
     let policy = keeper.policy();
     let report = Report::new(&record, policy, true);
