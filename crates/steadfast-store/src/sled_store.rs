@@ -35,8 +35,18 @@ use tree::Tree;
 /// The format of the store as a whole.
 const FORMAT: u32 = 1;
 const STORE_KEY: &[u8] = b"!store";
-/// A journal is folded when it, or what it holds, is larger than this. Measured with `benches/group_commit.rs`.
-const JOURNAL_BYTES: u64 = 8 << 20;
+/// Sizes at which the store tidies up, in bytes; tests use small ones.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// A journal is folded when it, or what it holds, is larger than this.
+    journal: u64,
+    /// sled's file may be so much larger than twice what lives in it.
+    slack: u64,
+}
+
+/// The journal's bound is measured with `benches/group_commit.rs`; sled works in segments of 512 KiB and needs some free
+/// ones.
+const LIMITS: Limits = Limits { journal: 8 << 20, slack: 16 << 20 };
 /// So much is applied at most without a sync.
 const MAX_UNSYNCED_BYTES: u64 = 4 << 20;
 
@@ -81,8 +91,7 @@ enum Step {
 struct Inner {
     dir: PathBuf,
     epoch: u64,
-    /// Fold at this size.
-    bound: u64,
+    limits: Limits,
     broken: Arc<AtomicBool>,
     tables: RwLock<Tables>,
     /// `None` only when a fresh tree could not be opened after the old one was closed.
@@ -127,10 +136,10 @@ impl SledStore {
     /// [`StoreError::ReadOnly`], [`StoreError::PermissionDenied`], [`StoreError::NoSpace`], [`StoreError::NotADirectory`],
     /// [`StoreError::Io`]. Nothing is lost with any of them.
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<(Self, OpenReport), StoreError> {
-        Self::open_bounded(dir, options, JOURNAL_BYTES)
+        Self::open_with(dir, options, LIMITS)
     }
 
-    fn open_bounded(dir: &Path, options: &OpenOptions, bound: u64) -> Result<(Self, OpenReport), StoreError> {
+    fn open_with(dir: &Path, options: &OpenOptions, limits: Limits) -> Result<(Self, OpenReport), StoreError> {
         fs::create_dir_all(dir).map_err(|error| StoreError::from_io("create", dir, &error))?;
         let lock = StoreLock::take(dir, options.lock_wait)?;
         let mut report = OpenReport::default();
@@ -156,7 +165,7 @@ impl SledStore {
         let inner = Inner {
             dir: dir.to_owned(),
             epoch,
-            bound,
+            limits,
             broken,
             tables: RwLock::default(),
             tree: RwLock::new(Some(tree)),
@@ -167,7 +176,7 @@ impl SledStore {
         };
         inner.replay(&journals, epoch)?;
         // The header makes the epoch durable.
-        let journal = Journal::begin_after(dir, &journals, epoch, bound)?;
+        let journal = Journal::begin_after(dir, &journals, epoch, limits.journal)?;
         sync_folder(&dir.join("sled"))?;
         heal::Witness::write_open(dir, epoch)?;
         sync_folder(dir)?;
@@ -209,7 +218,9 @@ impl SledStore {
             self.sync_frame(writer)?;
         }
         let pending = self.inner.tables().active.bytes() as u64;
-        if writer.journal.bytes() + writer.frame.space() > self.inner.bound || pending > self.inner.bound {
+        if writer.journal.bytes() + writer.frame.space() > self.inner.limits.journal
+            || pending > self.inner.limits.journal
+        {
             self.settle(writer)?;
             self.freeze(writer)?;
         }
@@ -414,5 +425,7 @@ impl CheckpointStore for SledStore {
     }
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use steadfast_core::ids::SessionId;
 use steadfast_store::{
-    Batch, CheckpointStore, Key, MemoryStore, OpenOptions, Prefix, Record, RecordKind, Scan, SledStore, StoreError,
-    encode,
+    Batch, CheckpointStore, Found, Key, MemoryStore, OpenOptions, Prefix, Record, RecordKind, Scan, Scanned, SledStore,
+    StoreError, Usage, encode,
 };
 
 const KIND: RecordKind = RecordKind::new(100, 1, "sample");
@@ -16,10 +16,52 @@ struct Form {
     _dir: Option<tempfile::TempDir>,
 }
 
-fn forms() -> [Form; 2] {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let (disk, _) = SledStore::open(dir.path(), &OpenOptions::default()).expect("opens");
-    [Form { store: Arc::new(disk), _dir: Some(dir) }, Form { store: Arc::new(MemoryStore::new()), _dir: None }]
+/// The store on disk, with its journal folded after every batch.
+struct Folded(SledStore);
+
+impl CheckpointStore for Folded {
+    fn get(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+        self.0.get(key)
+    }
+    fn scan(&self, scan: &Scan) -> Result<Scanned, StoreError> {
+        self.0.scan(scan)
+    }
+    fn keys(&self, scan: &Scan) -> Result<Vec<Key>, StoreError> {
+        self.0.keys(scan)
+    }
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.0.apply(batch)?;
+        while self.0.maintain()? {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        self.0.sync()
+    }
+    fn maintain(&self) -> Result<bool, StoreError> {
+        self.0.maintain()
+    }
+    fn epoch(&self) -> u64 {
+        self.0.epoch()
+    }
+    fn usage(&self) -> Usage {
+        self.0.usage()
+    }
+}
+
+fn forms() -> [Form; 3] {
+    let disk = || {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (store, _) = SledStore::open(dir.path(), &OpenOptions::default()).expect("opens");
+        (store, Some(dir))
+    };
+    let ((journal, first), (folded, second)) = (disk(), disk());
+    [
+        Form { store: Arc::new(journal), _dir: first },
+        Form { store: Arc::new(Folded(folded)), _dir: second },
+        Form { store: Arc::new(MemoryStore::new()), _dir: None },
+    ]
 }
 
 fn session(age: u64) -> SessionId {

@@ -82,7 +82,7 @@ impl Inner {
                 self.at(Step::Retired);
                 self.tables_mut().frozen = None;
                 // Only space is lost when this fails.
-                let _ = journal.shrink_to(2 * self.bound);
+                let _ = journal.shrink_to(2 * self.limits.journal);
                 Ok(bytes)
             }
             // Nothing was touched; it is tried again.

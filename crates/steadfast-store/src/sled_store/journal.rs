@@ -231,6 +231,12 @@ impl Journal {
         Err(StoreError::NoSpace { path: self.path.clone() })
     }
 
+    /// Lets the next write fail.
+    #[cfg(test)]
+    pub(super) fn fail_next(&mut self) {
+        self.file = File::open(&self.path).expect("opens for reading only");
+    }
+
     /// Writes the frame and empties it. On disk when this returns.
     pub(super) fn write(&mut self, frame: &mut Frame, sequence: u64) -> std::io::Result<()> {
         let reserved = self.reserved.max(self.end + frame.space());
@@ -309,6 +315,8 @@ fn read_one(dir: &Path, path: PathBuf, file: &File) -> Result<Found, StoreError>
         match frame {
             Some((number, sequence, frame_file_bytes, changes, space)) => {
                 found.number = number;
+                // The upper half of a sequence number; the header may be the part that is damaged.
+                found.epoch = found.epoch.max(sequence >> 32);
                 file_bytes = file_bytes.max(frame_file_bytes);
                 let is_gap = !found.frames.is_empty() && sequence != last + 1;
                 bad_before_frame += u32::from(n_bad > 0 || is_gap);

@@ -13,12 +13,8 @@ use super::tree::Tree;
 use super::{Inner, OpenReport, Step, heal, sync_folder};
 use crate::error::StoreError;
 
-/// A tree's file may be so many times as large as what lives in it,
+/// A tree's file may be so many times as large as what lives in it, and the slack of the limits more.
 const MAX_RATIO: u64 = 2;
-/// and this much larger; sled works in segments of 512 KiB and needs some free ones.
-const SLACK_BYTES: u64 = 16 << 20;
-/// After a try, the next one comes when the file has grown by this much.
-const GROWTH_BYTES: u64 = 8 << 20;
 /// Bytes that are copied in one batch.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -27,7 +23,7 @@ const PIECE_BYTES: usize = 256 << 10;
 pub(super) struct Sizes {
     /// What lives, followed from fold to fold; `None` until it was measured.
     live: Option<u64>,
-    /// The file after the last try; it is not worth another one before it has grown.
+    /// The file after the last try; the next one comes when it has grown by half the slack.
     tried: Option<u64>,
 }
 
@@ -77,8 +73,8 @@ impl Inner {
     pub(super) fn may_reclaim(&self) -> bool {
         let disk = self.disk_bytes();
         let sizes = self.sizes();
-        disk > MAX_RATIO * sizes.live.unwrap_or(0) + SLACK_BYTES
-            && sizes.tried.is_none_or(|tried| disk > tried + GROWTH_BYTES)
+        disk > MAX_RATIO * sizes.live.unwrap_or(0) + self.limits.slack
+            && sizes.tried.is_none_or(|tried| disk > tried + self.limits.slack / 2)
     }
 
     /// Copies what lives into a fresh tree, if that is worth it. Only the thread that would fold calls it, so nothing is
@@ -97,7 +93,7 @@ impl Inner {
         let live = self.tree_lock().as_ref().ok_or(StoreError::Broken)?.live_bytes()?;
         self.sizes().live = Some(live);
         let disk = self.disk_bytes();
-        if disk <= MAX_RATIO * live + SLACK_BYTES {
+        if disk <= MAX_RATIO * live + self.limits.slack {
             return Ok(());
         }
         heal::require_space(&self.dir, 2 * live)?;

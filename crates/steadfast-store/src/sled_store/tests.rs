@@ -12,14 +12,14 @@ fn open(dir: &Path) -> (SledStore, OpenReport) {
 }
 
 /// Folds everything, and waits for it.
-fn fold(store: &SledStore) {
+pub(super) fn fold(store: &SledStore) {
     while store.maintain().expect("folds") {
         std::thread::yield_now();
     }
 }
 
 /// Calls with sled's database below the store.
-fn below<T>(store: &SledStore, work: impl FnOnce(&sled::Db) -> T) -> T {
+pub(super) fn below<T>(store: &SledStore, work: impl FnOnce(&sled::Db) -> T) -> T {
     work(store.inner.tree_lock().as_ref().expect("open").db())
 }
 
