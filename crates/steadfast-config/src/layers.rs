@@ -122,14 +122,15 @@ impl Config {
         }
         let home = sources.env.home();
         // Each layer by itself as well: a wrong value is told even where a later layer covers it.
-        for (at, layer) in layers.iter().enumerate().filter(|_| layers.len() > 1) {
+        // An empty one says nothing, and the defaults' own faults may be covered.
+        for layer in layers.iter().filter(|layer| layers.len() > 1 && !layer.0.is_empty()) {
             let mut alone = schema::defaults().clone();
             lay(&mut alone, layer.clone());
             complete(&mut alone, &sources.env);
             let mut own = Found::default();
             decode(&alone, home.as_deref(), &mut own);
-            let first = layer.0.first().map(|entry| rank(&entry.key_at)).unwrap_or(at);
-            found.faults.extend(own.faults, |origin| rank(origin) == first);
+            let first = layer.0.first().map(|entry| rank(&entry.key_at));
+            found.faults.extend(own.faults, |origin| Some(rank(origin)) == first);
         }
         complete(&mut merged, &sources.env);
         let config = decode(&merged, home.as_deref(), &mut found);

@@ -187,6 +187,8 @@ fn the_state_folder_is_systemds_else_the_users() {
         nowhere.said(),
         "default: daemon.state_dir: none of STATE_DIRECTORY, XDG_STATE_HOME and HOME is set; say where the state is to be"
     );
+    nowhere.flag("daemon.state_dir", "/flag");
+    assert_eq!(state_dir(&nowhere), PathBuf::from("/flag"));
 }
 
 #[test]
