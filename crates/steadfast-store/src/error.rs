@@ -45,7 +45,7 @@ pub enum ErrorClass {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the store open. Nothing was touched.
-    #[error("store {path} is in use{}; waited {waited:?}", holder_text(*.holder))]
+    #[error("store {path} is in use{}; waited {:.0} s", holder_text(*.holder), .waited.as_secs_f64())]
     Locked {
         /// The store's directory.
         path: PathBuf,
