@@ -40,7 +40,10 @@ pub(crate) fn report(report: &Report) -> String {
 
 /// Names and texts come from models: none of them may move a terminal's cursor, set its title or worse.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    // Those that turn the direction of writing round make one name look like another.
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let steers = |c: char| c.is_control() && c != '\n' || turns(c);
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn milestone(out: &mut String, report: &Report, milestone: &MilestoneReport) {
@@ -323,10 +326,10 @@ mod tests {
     #[test]
     fn what_a_model_wrote_cannot_steer_the_terminal() {
         let mut one = milestone(1, "failed");
-        let (path, status) = ("\u{1b}]0;title\u{7}x\rok".to_owned(), "failed".to_owned());
+        let (path, status) = ("\u{1b}]0;title\u{7}x\rok\u{202e}gnp".to_owned(), "failed".to_owned());
         one.files = Some(vec![FileReport { path, status, model: None, fallback: false, degraded: false, error: None }]);
         let text = report(&a_report("failed", vec![one]));
-        assert!(text.contains("failed \u{fffd}]0;title\u{fffd}x\u{fffd}ok\n"), "{text:?}");
+        assert!(text.contains("failed \u{fffd}]0;title\u{fffd}x\u{fffd}ok\u{fffd}gnp\n"), "{text:?}");
     }
 
     #[test]
