@@ -6,6 +6,8 @@ mod cli;
 mod client;
 mod commands;
 mod control;
+#[cfg(test)]
+mod documents;
 mod exit;
 mod logging;
 #[cfg(test)]
