@@ -12,7 +12,7 @@ use steadfast_core::ids::{IdeaId, SessionId};
 use steadfast_store::{Batch, CheckpointStore, Key, OpenOptions, Prefix, Record, RecordKind, Scan, SledStore};
 
 use crate::daemon::Daemon;
-use crate::measure::memory_mib;
+use crate::measure::{Usage, memory_mib};
 use crate::program::steadfast;
 use crate::server::Server;
 use crate::work::Work;
@@ -41,17 +41,32 @@ pub(crate) struct Grown {
     pub(crate) later_mib: f64,
     /// The first command after the store was filled and closed: it opens what no process has opened before.
     pub(crate) first_ms: f64,
-    /// Milliseconds of each run, without a daemon.
+    /// The commands without a daemon.
     pub(crate) alone: Times,
     /// And with one.
     pub(crate) with_daemon: Times,
 }
 
-/// Milliseconds of commands from exec to exit.
+/// The runs of either command.
 #[derive(Default)]
 pub(crate) struct Times {
-    pub(crate) show: Vec<f64>,
-    pub(crate) sessions: Vec<f64>,
+    pub(crate) show: Runs,
+    pub(crate) sessions: Runs,
+}
+
+/// Milliseconds of a command, from exec to exit, by run.
+#[derive(Default)]
+pub(crate) struct Runs {
+    pub(crate) wall: Vec<f64>,
+    /// User and system time: of the wall time, what does not depend on a disk or on other work of the machine.
+    pub(crate) cpu: Vec<f64>,
+}
+
+impl Runs {
+    fn push(&mut self, (wall, cpu): (f64, f64)) {
+        self.wall.push(wall);
+        self.cpu.push(cpu);
+    }
 }
 
 /// Fills a store and looks at it.
@@ -65,7 +80,7 @@ pub(crate) fn measure(work: &mut Work, server: &Server, sizes: &Sizes) -> anyhow
     // Sessions from all over the store, so that not always the same page is read.
     let shown: Vec<&SessionId> =
         filled.ids.iter().step_by((filled.ids.len() / sizes.commands).max(1)).take(sizes.commands).collect();
-    let first_ms = commands.show(shown.last().context("no sessions")?)?;
+    let (first_ms, _) = commands.show(shown.last().context("no sessions")?)?;
     let alone = commands.all(&shown)?;
     let daemon = Daemon::start(work, server, &state)?;
     thread::sleep(REST);
@@ -99,33 +114,35 @@ impl Commands<'_> {
         let mut times = Times::default();
         for id in shown {
             times.show.push(self.show(id)?);
-            let (list, ms) = self.run(&["sessions", "--limit", &LISTED.to_string()])?;
+            let (list, run) = self.run(&["sessions", "--limit", &LISTED.to_string()])?;
             ensure!(list.as_array().is_some_and(|list| list.len() == LISTED), "sessions lists {list}");
-            times.sessions.push(ms);
+            times.sessions.push(run);
         }
         Ok(times)
     }
 
-    fn show(&self, id: &SessionId) -> anyhow::Result<f64> {
-        let (report, ms) = self.run(&["show", id.as_str()])?;
+    fn show(&self, id: &SessionId) -> anyhow::Result<(f64, f64)> {
+        let (report, run) = self.run(&["show", id.as_str()])?;
         ensure!(report["sessionId"] == id.as_str() && report["phase"] == "completed", "show says {report}");
-        Ok(ms)
+        Ok(run)
     }
 
-    fn run(&self, args: &[&str]) -> anyhow::Result<(Value, f64)> {
+    /// What it prints, and its wall and CPU time in milliseconds.
+    fn run(&self, args: &[&str]) -> anyhow::Result<(Value, (f64, f64))> {
         let errors = self.state.with_extension("command-errors");
         let mut command = steadfast(self.work, self.server, self.state, &errors)?;
         command.args(args).stdout(Stdio::piped());
-        let start = Instant::now();
+        let (before, start) = (Usage::now()?, Instant::now());
         let output = command.output().context("cannot start steadfast")?;
-        let ms = start.elapsed().as_secs_f64() * 1e3;
+        let (wall, cpu) = (start.elapsed(), Usage::now()?.since(before).children);
+        let run = (wall.as_secs_f64() * 1e3, cpu.as_secs_f64() * 1e3);
         ensure!(
             output.status.success(),
             "{}: {}",
             args.join(" "),
             std::fs::read_to_string(&errors).unwrap_or_default()
         );
-        Ok((serde_json::from_slice(&output.stdout)?, ms))
+        Ok((serde_json::from_slice(&output.stdout)?, run))
     }
 }
 
