@@ -115,6 +115,10 @@ fn outcome(report: &Report) -> String {
     if report.degraded {
         words.push("degraded".to_owned());
     }
+    let n_rejected = report.milestones.iter().filter(|milestone| milestone.approved == Some(false)).count();
+    if n_rejected > 0 {
+        words.push(format!("{} not approved", n_of(n_rejected, "milestone")));
+    }
     words.join(", ")
 }
 
@@ -310,6 +314,13 @@ mod tests {
         };
         assert_eq!(words("implementing"), ["under way", "to come"]);
         assert_eq!(words("cancelled"), ["not finished", "not begun"]);
+    }
+
+    #[test]
+    fn a_completed_session_says_at_once_what_was_not_approved() {
+        let mut report = a_report("completed", vec![milestone(1, "completed"), milestone(2, "completed")]);
+        report.milestones[1].approved = Some(false);
+        assert_eq!(outcome(&report), "completed, 1 milestone not approved");
     }
 
     #[test]
