@@ -195,8 +195,14 @@ impl Keeper {
 
     fn begin_commit(&self, batch: Batch) -> Saving {
         let (done, answer) = oneshot::channel();
+        #[cfg(test)]
+        let held = crate::tests::clock::hold();
         // The waiter may have gone; the batch is written all the same.
-        self.shared.handle.submit(batch, move |result| drop(done.send(result)));
+        self.shared.handle.submit(batch, move |result| {
+            drop(done.send(result));
+            #[cfg(test)]
+            drop(held);
+        });
         Saving(answer)
     }
 

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub(crate) struct Ask {
     pub judge: Judge,
     /// A useless answer counts against the breaker only once an execution; this one has not counted yet.
     pub count_bad_answer: bool,
+    /// Set when the call is made: from then on it is bought, whether its caller waits for it or not.
+    pub made: Arc<AtomicBool>,
 }
 
 /// What came of a call.
@@ -63,6 +66,8 @@ pub(crate) enum ModelReply {
         why: Refused,
         /// The failure that opened the breaker, for a person; `None` where it is not known.
         since: Option<String>,
+        /// How often the breaker had moved by then, as in [`Recoveries`].
+        moves: u64,
     },
     /// The call failed.
     Failed {
@@ -72,6 +77,8 @@ pub(crate) enum ModelReply {
         own_network: bool,
         /// Until the breaker's next test, where it is open now.
         retry_in: Option<Duration>,
+        /// How often the breaker had moved by then, as in [`Recoveries`].
+        moves: u64,
         /// What was bought although it is of no use.
         usage: Usage,
         /// From the start of the call.
@@ -233,6 +240,8 @@ pub(crate) struct ModelState {
     latencies: VecDeque<Duration>,
     /// The last failure that counted, for a person.
     last_failure: Option<String>,
+    /// How often the breaker has closed or opened; what [`Recoveries`] says of this model.
+    moves: u64,
 }
 
 /// The actor of one model.
@@ -249,6 +258,7 @@ impl Actor for ModelActor {
             Some((snapshot, elapsed)) => Breaker::restore(args.breaker.clone(), &snapshot, elapsed, Duration::ZERO),
             None => Breaker::new(args.breaker.clone()),
         };
+        let moves = args.recoveries.borrow().get(&args.model).copied().unwrap_or_default();
         Ok(ModelState {
             args,
             breaker,
@@ -259,6 +269,7 @@ impl Actor for ModelActor {
             tasks: JoinSet::new(),
             latencies: VecDeque::new(),
             last_failure: None,
+            moves,
         })
     }
 
@@ -308,7 +319,11 @@ impl ModelState {
             self.waiting.push_back((ask, reply));
         } else {
             let reason = format!("{MAX_WAITING} calls wait for this model already");
-            let _ = reply.send(ModelReply::Refused { why: Refused::Unavailable { reason }, since: None });
+            let _ = reply.send(ModelReply::Refused {
+                why: Refused::Unavailable { reason },
+                since: None,
+                moves: self.moves,
+            });
         }
     }
 
@@ -327,7 +342,7 @@ impl ModelState {
             Ok(client) => Arc::clone(client),
             Err(reason) => {
                 let why = Refused::Unavailable { reason: reason.clone() };
-                let _ = reply.send(ModelReply::Refused { why, since: None });
+                let _ = reply.send(ModelReply::Refused { why, since: None, moves: self.moves });
                 return;
             }
         };
@@ -343,6 +358,7 @@ impl ModelState {
             let transition = Transition { from: before, to: self.breaker.state() };
             self.changed(Some(transition), "its time is up: one call tests the model", now);
         }
+        ask.made.store(true, Ordering::Relaxed);
         let call = self.next_call;
         self.next_call += 1;
         self.in_flight.insert(call, InFlight { ticket, count_bad_answer: ask.count_bad_answer });
@@ -356,7 +372,7 @@ impl ModelState {
     }
 
     fn refusal(&self, retry_in: Duration) -> ModelReply {
-        ModelReply::Refused { why: Refused::Open { retry_in }, since: self.last_failure.clone() }
+        ModelReply::Refused { why: Refused::Open { retry_in }, since: self.last_failure.clone(), moves: self.moves }
     }
 
     /// Records what came of a call, once, and answers its caller.
@@ -392,7 +408,8 @@ impl ModelState {
             CallEnd::Answered(completion, took) => ModelReply::Answered { completion, took },
             CallEnd::Abandoned => return,
             CallEnd::Failed { fault, own_network, usage, took } => {
-                ModelReply::Failed { fault, own_network, retry_in: self.breaker.retry_in(now), usage, took }
+                let (retry_in, moves) = (self.breaker.retry_in(now), self.moves);
+                ModelReply::Failed { fault, own_network, retry_in, moves, usage, took }
             }
         };
         // The caller may have given up in this instant; what was bought is then in its provider's log only.
@@ -417,13 +434,16 @@ impl ModelState {
         }
     }
 
-    fn changed(&self, transition: Option<Transition>, reason: &str, now: Duration) {
+    fn changed(&mut self, transition: Option<Transition>, reason: &str, now: Duration) {
         if let Some(Transition { from, to }) = transition {
             if to == State::Open {
                 self.args.meter.count(Counts { breaker_opens: 1, ..Counts::default() });
             }
             if to != State::HalfOpen {
-                self.args.recoveries.send_modify(|moved| *moved.entry(self.args.model.clone()).or_default() += 1);
+                self.moves += 1;
+                self.args.recoveries.send_modify(|moved| {
+                    moved.insert(self.args.model.clone(), self.moves);
+                });
             }
             let status = self.breaker.status(now).to_string();
             self.tell(from, to, status, reason, self.breaker.retry_in(now));

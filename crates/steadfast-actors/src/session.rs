@@ -13,8 +13,8 @@ use steadfast_core::plan::Plan;
 use steadfast_core::rates::Counts;
 use steadfast_core::restart::{Restart, RestartBudget};
 use steadfast_core::session::{
-    Action, AgentResult, AgentTask, Event as Happened, Follow, Interrupt, MilestoneStatus, Phase, ReviewOutcome, Run, Stage, StepKey,
-    Writer,
+    Action, AgentResult, AgentTask, Event as Happened, Follow, Interrupt, MilestoneStatus, Phase, ReviewOutcome, Run,
+    Stage, StepKey, Writer,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;

@@ -2,4 +2,8 @@
 
 pub(crate) mod clock;
 mod model;
+mod rig;
 mod script;
+mod store;
+mod worker;
+mod worker_table;

@@ -3,14 +3,15 @@
 //! Invariant: an answer is durable before it leaves this module, and an answer that is durable is never asked for again.
 //! Whom to ask next is decided by [`Execution`]; this module asks, records and tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use steadfast_core::failover::{Ask as How, Candidate, Execution, Pause, Policy, Refused, Step};
 use steadfast_core::fault::{CallFault, Fault, Usage};
-use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::ids::{ModelId, Role, SessionId};
 use steadfast_core::rates::Counts;
 use steadfast_core::session::{Attempt, AttemptOutcome, Spent, StepKey};
 use steadfast_model::{CallContext, CallRequest, Completion, Prompt};
@@ -21,8 +22,8 @@ use tokio::time::Instant;
 use crate::budget::Ledger;
 use crate::checkpoint_keeper::Keeper;
 use crate::event::{Event, Events, Place, WaitReason};
-use crate::model::{Ask, Judge, ModelMsg, ModelReply, Recoveries};
 use crate::meter::Meter;
+use crate::model::{Ask, Judge, ModelMsg, ModelReply, Recoveries};
 use crate::records::{Answer, ExecutionLog};
 use crate::settings::ModelSettings;
 
@@ -184,10 +185,11 @@ async fn execute(args: &WorkerArgs, task: Task) -> Executed {
         origin: Instant::now(),
         calls: 0,
         log,
+        known: args.models.iter().map(|model| moves(&args.recoveries.borrow(), model)).collect(),
         args,
         task: &task,
     };
-    round.replay();
+    round.replay().await;
     args.events.tell(Event::ExecutionStarted { place: task.place.clone(), n_models: args.models.len() });
     round.run().await
 }
@@ -206,21 +208,58 @@ struct Round<'a> {
     /// Calls made in this execution, those before a restart included.
     calls: u32,
     log: ExecutionLog,
+    /// How often each model's breaker had moved when this execution last heard of it.
+    known: Vec<u64>,
     args: &'a WorkerArgs,
     task: &'a Task,
 }
 
+fn moves(recoveries: &HashMap<ModelId, u64>, model: &ModelId) -> u64 {
+    recoveries.get(model).copied().unwrap_or_default()
+}
+
+/// A call in the budget. One that was given up before it was made is taken out again.
+struct Admitted<'a> {
+    ledger: &'a Ledger,
+    session: &'a SessionId,
+    made: Arc<AtomicBool>,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if !self.made.load(Ordering::Relaxed) {
+            self.ledger.give_back(self.session);
+        }
+    }
+}
+
 impl Round<'_> {
-    /// Brings the machine to where an interrupted execution had come.
-    fn replay(&mut self) {
-        for attempt in self.log.attempts.clone() {
+    /// Brings the machine to where an interrupted execution had come. What it knew of the breakers has changed since, so
+    /// they are asked: a model that is only out until its breaker's test must not count as out for good.
+    async fn replay(&mut self) {
+        let attempts = self.log.attempts.clone();
+        let mut open = HashMap::new();
+        for attempt in attempts {
             let Some(index) = self.args.models.iter().position(|model| *model == attempt.model) else { continue };
             if let AttemptOutcome::Failed { fault, message, own_network } = attempt.outcome {
+                let retry_in = match open.get(&index) {
+                    Some(known) => *known,
+                    None => *open.entry(index).or_insert(self.retry_in(&attempt.model).await),
+                };
                 self.calls += 1;
                 let fault = CallFault::new(fault, message);
-                self.machine.failed(index, &fault, own_network, None, Duration::ZERO);
+                self.machine.failed(index, &fault, own_network, retry_in, Duration::ZERO);
             }
         }
+    }
+
+    /// Until a model's breaker can let a call through; `None` where it is closed, or not known.
+    async fn retry_in(&self, model: &ModelId) -> Option<Duration> {
+        let actor = self.args.actors.model(model)?;
+        let (reply, status) = oneshot::channel();
+        // An actor that has gone drops the reply, which says that it is not known.
+        let _ = actor.cast(ModelMsg::Status(reply));
+        status.await.ok()?.retry_in
     }
 
     async fn run(mut self) -> Executed {
@@ -251,30 +290,41 @@ impl Round<'_> {
         };
         self.args.events.tell(Event::Waiting { place: self.task.place.clone(), reason, for_ms });
         let mut recoveries = self.args.recoveries.subscribe();
-        let before = recoveries.borrow_and_update().clone();
         let sleep = tokio::time::sleep_until(self.origin + until);
         tokio::pin!(sleep);
+        if matches!(why, Pause::Backoff) {
+            return sleep.await;
+        }
         loop {
+            // Looked at before the first wait, too: a breaker may have moved since it refused this execution.
+            if self.hear(&recoveries.borrow_and_update()) {
+                return;
+            }
             tokio::select! {
                 () = &mut sleep => return,
-                changed = recoveries.changed(), if !matches!(why, Pause::Backoff) => {
+                changed = recoveries.changed() => {
                     if changed.is_err() {
                         // No breaker is left that could change; only the time can end the wait.
                         return sleep.await;
                     }
-                    let moved = recoveries.borrow_and_update().clone();
-                    let changed = |model: &ModelId| moved.get(model) > before.get(model);
-                    let indices: Vec<usize> =
-                        (0..self.args.models.len()).filter(|index| changed(&self.args.models[*index])).collect();
-                    for index in &indices {
-                        self.machine.recovered(*index, self.origin.elapsed());
-                    }
-                    if !indices.is_empty() {
-                        return;
-                    }
                 }
             }
         }
+    }
+
+    /// Tells the machine whose breaker has moved since this execution last heard of it; whether there was any.
+    fn hear(&mut self, recoveries: &HashMap<ModelId, u64>) -> bool {
+        let now = self.origin.elapsed();
+        let mut any = false;
+        for (index, model) in self.args.models.iter().enumerate() {
+            let moved = moves(recoveries, model);
+            if moved > self.known[index] {
+                self.known[index] = moved;
+                self.machine.recovered(index, now);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Asks one model. `Some`: the execution is over.
@@ -296,7 +346,10 @@ impl Round<'_> {
         }
         let request = self.request(&how, settings);
         let count_bad_answer = !self.machine.bad_answer_counted(index);
-        let ask = Ask { request: Arc::new(request), judge: judge(self.task), count_bad_answer };
+        let made = Arc::new(AtomicBool::new(false));
+        let ask =
+            Ask { request: Arc::new(request), judge: judge(self.task), count_bad_answer, made: Arc::clone(&made) };
+        let admitted = Admitted { ledger: &self.args.ledger, session: &self.task.place.session, made };
         let (reply, answer) = oneshot::channel();
         let place = self.task.place.clone();
         self.args.events.tell(Event::AttemptStarted { place, model: model.clone(), attempt: self.calls + 1 });
@@ -304,17 +357,20 @@ impl Round<'_> {
         let _ = actor.cast(ModelMsg::Complete { ask, reply });
         match answer.await {
             Ok(ModelReply::Answered { completion, took }) => Some(self.answered(index, model, completion, took).await),
-            Ok(ModelReply::Refused { why, since }) => {
-                self.args.ledger.give_back(&self.task.place.session);
+            Ok(ModelReply::Refused { why, since, moves }) => {
+                drop(admitted);
+                self.known[index] = moves;
                 self.refused(index, &model, why, since);
                 None
             }
-            Ok(ModelReply::Failed { fault, own_network, retry_in, usage, took }) => {
+            Ok(ModelReply::Failed { fault, own_network, retry_in, moves, usage, took }) => {
+                self.known[index] = moves;
                 self.failed(index, model, Failure { fault, own_network, retry_in, usage, took });
                 None
             }
             Err(_actor_gone) => {
                 // The call may have been made; it is asked again, for no answer of it is ours.
+                admitted.made.store(true, Ordering::Relaxed);
                 let fault = CallFault::new(Fault::Cancelled, "the model's actor was restarted during the call");
                 let (usage, took) = (Usage::default(), Duration::ZERO);
                 self.failed(index, model, Failure { fault, own_network: false, retry_in: None, usage, took });

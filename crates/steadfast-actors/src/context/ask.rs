@@ -205,7 +205,8 @@ impl SessionContext {
 
     fn free_choice(&self, work: &CoderWork, task: &AgentTask) -> Result<Task, StopReason> {
         let texts = self.free_texts(work)?;
-        let (workspace, base, exclude) = (self.workspace()?, Arc::clone(&work.base), Arc::clone(&self.settings.exclude));
+        let (workspace, base, exclude) =
+            (self.workspace()?, Arc::clone(&work.base), Arc::clone(&self.settings.exclude));
         let accept = move |text: &str| match answer::files(text, MAX_FILE_BYTES) {
             Ok(Files::Nothing) => Ok(()),
             Ok(Files::Written(files)) => {
@@ -316,7 +317,8 @@ fn may_choose(
     all: &[RepoPath],
 ) -> Result<(), String> {
     workspace.worktree.may_write(path).map_err(|error| crate::chain(&error))?;
-    let below = |other: &&RepoPath| other.as_str().strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
+    let below =
+        |other: &&RepoPath| other.as_str().strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
     if let Some(other) = all.iter().find(below) {
         return Err(format!("{path} cannot be a file, for {other} lies below it"));
     }

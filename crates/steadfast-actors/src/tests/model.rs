@@ -83,7 +83,7 @@ impl One {
     ) -> oneshot::Receiver<ModelReply> {
         let (reply, answer) = oneshot::channel();
         let judge = Arc::new(move |completion: &steadfast_model::Completion| judge(&completion.text));
-        let ask = Ask { request: Arc::new(request), judge, count_bad_answer: true };
+        let ask = Ask { request: Arc::new(request), judge, count_bad_answer: true, made: Arc::default() };
         self.actor.cast(ModelMsg::Complete { ask, reply }).unwrap();
         answer
     }
@@ -135,9 +135,9 @@ fn answered(reply: &ModelReply) -> bool {
 fn refused_for(reply: &ModelReply) -> Option<Duration> {
     match reply {
         ModelReply::Refused { why: Refused::Open { retry_in }, .. } => Some(*retry_in),
-        ModelReply::Refused { why: Refused::Unavailable { .. }, .. } | ModelReply::Answered { .. } | ModelReply::Failed { .. } => {
-            None
-        }
+        ModelReply::Refused { why: Refused::Unavailable { .. }, .. }
+        | ModelReply::Answered { .. }
+        | ModelReply::Failed { .. } => None,
     }
 }
 
@@ -449,7 +449,12 @@ async fn a_second_bad_answer_of_one_execution_does_not_count() {
     let one = One::start(&Scripted::new("one", &journal).always(fails(Fault::BadAnswer)), 1).await;
     one.call().await;
     let (reply, answer) = oneshot::channel();
-    let ask = Ask { request: Arc::new(request(1)), judge: Arc::new(|_| Ok(())), count_bad_answer: false };
+    let ask = Ask {
+        request: Arc::new(request(1)),
+        judge: Arc::new(|_| Ok(())),
+        count_bad_answer: false,
+        made: Arc::default(),
+    };
     one.actor.cast(ModelMsg::Complete { ask, reply }).unwrap();
     answer.await.unwrap();
     assert_eq!(one.shown().await, "MONITORING (1/2)");

@@ -130,6 +130,10 @@ impl Scripted {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Does these first, in order.
     pub(super) fn first(self, replies: impl IntoIterator<Item = Reply>) -> Self {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);

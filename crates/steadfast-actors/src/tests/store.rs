@@ -1,0 +1,92 @@
+//! A store whose disk can be held.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+use steadfast_store::{Batch, CheckpointStore, Found, Key, MemoryStore, Scan, Scanned, StoreError, Usage};
+use tokio::sync::oneshot;
+
+type Holds = Vec<(oneshot::Sender<()>, mpsc::Receiver<()>)>;
+
+/// The store in memory, with a disk that can be held.
+#[derive(Clone)]
+pub(super) struct SlowStore {
+    inner: MemoryStore,
+    holds: Arc<Mutex<Holds>>,
+}
+
+impl Default for SlowStore {
+    fn default() -> Self {
+        Self { inner: MemoryStore::new(), holds: Arc::default() }
+    }
+}
+
+impl SlowStore {
+    /// The next sync begins and does not end before it is released.
+    pub(super) fn hold_next_sync(&self) -> HeldSync {
+        let (begin, begun) = oneshot::channel();
+        let (release, released) = mpsc::channel();
+        self.holds.lock().unwrap().push((begin, released));
+        HeldSync { begun: Mutex::new(begun), release }
+    }
+}
+
+/// One sync that waits.
+pub(super) struct HeldSync {
+    begun: Mutex<oneshot::Receiver<()>>,
+    release: mpsc::Sender<()>,
+}
+
+impl HeldSync {
+    /// Waits until the disk is asked to sync.
+    pub(super) async fn begun(&self) {
+        let _held = super::clock::hold();
+        while self.begun.lock().unwrap().try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn release(self) {
+        // The writer waits for it.
+        let _ = self.release.send(());
+    }
+}
+
+impl CheckpointStore for SlowStore {
+    fn get(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+        self.inner.get(key)
+    }
+
+    fn scan(&self, scan: &Scan) -> Result<Scanned, StoreError> {
+        self.inner.scan(scan)
+    }
+
+    fn keys(&self, scan: &Scan) -> Result<Vec<Key>, StoreError> {
+        self.inner.keys(scan)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.inner.apply(batch)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let hold = self.holds.lock().unwrap().pop();
+        if let Some((begin, released)) = hold {
+            let _ = begin.send(());
+            let _ = released.recv();
+        }
+        self.inner.sync()
+    }
+
+    fn maintain(&self) -> Result<bool, StoreError> {
+        self.inner.maintain()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.inner.epoch()
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+}
