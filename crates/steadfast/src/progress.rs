@@ -134,7 +134,7 @@ impl View {
         let mut block: Vec<String> = Vec::new();
         for work in self.work.values().take(12) {
             let seconds = work.since.elapsed().as_secs_f64();
-            block.push(cut(&format!("  ▸ {} {} {seconds:.1} s", work.who, work.what), width));
+            block.push(cut(&format!("  ▸ {} {} ({seconds:.1} s)", work.who, work.what), width));
         }
         if self.work.len() > 12 {
             block.push(format!("  ▸ … and {} more", self.work.len() - 12));
