@@ -31,6 +31,9 @@ use crate::meter::Meter;
 /// mailboxes have no bound of their own.
 const MAX_WAITING: usize = 4096;
 
+/// When a caller that was refused during a test is told to ask again.
+const TEST_LOOK: Duration = Duration::from_secs(1);
+
 /// Latencies kept for the median.
 const LATENCIES: usize = 64;
 
@@ -372,6 +375,8 @@ impl ModelState {
     }
 
     fn refusal(&self, retry_in: Duration) -> ModelReply {
+        // A test may end at any moment, long before its lease: whoever can wait asks again soon, which costs no call.
+        let retry_in = if self.breaker.state() == State::HalfOpen { retry_in.min(TEST_LOOK) } else { retry_in };
         ModelReply::Refused { why: Refused::Open { retry_in }, since: self.last_failure.clone(), moves: self.moves }
     }
 
@@ -508,7 +513,10 @@ async fn call_model(
             let unreadable = |_panic| Err(CallFault::new(Fault::BadAnswer, "the answer could not be read"));
             judged.unwrap_or_else(unreadable).map(|()| completion)
         }
-        Ok(Ok(Err(fault))) => Err(fault),
+        Ok(Ok(Err(fault))) => {
+            usage = fault.usage;
+            Err(fault)
+        }
         Ok(Err(_panic)) => Err(CallFault::new(Fault::Malformed, "the model client panicked")),
         Err(_elapsed) => Err(CallFault::new(Fault::TimedOut, format!("no answer within {} s", timeout.as_secs()))),
     };

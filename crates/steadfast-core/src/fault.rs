@@ -67,12 +67,14 @@ pub struct CallFault {
     /// For a person, at most 500 characters, without keys. For [`Fault::BadAnswer`]: what was wrong with the answer, in
     /// words that can be told to the model.
     pub message: String,
+    /// What was paid for although it is of no use: a cut, filtered or empty answer.
+    pub usage: Usage,
 }
 
 impl CallFault {
     /// A fault without a status or a word of the provider.
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, should_retry: None, status: None, message: message.into() }
+        Self { fault, should_retry: None, status: None, message: message.into(), usage: Usage::default() }
     }
 }
 

@@ -71,6 +71,12 @@ impl Draft {
 
     /// Judges the whole answer: cut, refused, empty, or good.
     pub(crate) fn conclude(self, headers: Option<&HeaderMap>, reporter: &Reporter) -> Result<Completion, CallFault> {
+        // A cut, filtered or empty answer has been paid for all the same.
+        let usage = self.usage;
+        self.judged(headers, reporter).map_err(|fault| CallFault { usage, ..fault })
+    }
+
+    fn judged(self, headers: Option<&HeaderMap>, reporter: &Reporter) -> Result<Completion, CallFault> {
         let finish = match self.finish.as_deref().map(End::of) {
             Some(End::Cut) => {
                 let message = format!("the answer was cut at the token limit, after {} tokens", self.usage.output);

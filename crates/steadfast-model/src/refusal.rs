@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use steadfast_core::fault::{CallFault, Fault};
+use steadfast_core::fault::{CallFault, Fault, Usage};
 
 use crate::report::Reporter;
 use crate::{retry_after, wording};
@@ -112,6 +112,7 @@ pub(crate) fn of_response(
         should_retry: should_retry(headers),
         status: Some(status),
         message: reporter.message(&message),
+        usage: Usage::default(),
     };
     (fault, error)
 }
@@ -134,6 +135,7 @@ pub(crate) fn in_answer(error: &ProviderError, headers: &HeaderMap, now: SystemT
         should_retry: should_retry(headers),
         status: Some(status.unwrap_or(200)),
         message: reporter.message(&format!("error inside the answer: {}", error.message)),
+        usage: Usage::default(),
     }
 }
 

@@ -13,6 +13,9 @@ use crate::setup::Setup;
 use crate::wire::{ModelRow, OutboxCounts, RateReport, Roles, SessionCounts, StatusBody};
 use crate::{print, print_json, text};
 
+/// How far back a failed session is looked for when none is named.
+const RECENT: usize = 50;
+
 /// Finds the session that a person means: by its id, by its idea's id (the newest), or, with nothing given, the newest that
 /// can be taken up. `finished`: failed and cancelled ones can be meant, too.
 pub(crate) fn find(keeper: &Keeper, id: Option<&str>, finished: bool) -> Result<SessionId, Failure> {
@@ -20,7 +23,14 @@ pub(crate) fn find(keeper: &Keeper, id: Option<&str>, finished: bool) -> Result<
     let Some(id) = id else {
         let fits = |session: &Session| !session.phase.is_final() || (finished && session.phase == Phase::Failed);
         let newest = keeper.unfinished().map_err(store)?.into_iter().filter(fits).map(|session| session.id).max();
-        return newest.ok_or_else(|| Failure::Usage("there is no session to go on with".to_owned()));
+        if let Some(newest) = newest {
+            return Ok(newest);
+        }
+        // A failed one can go on as well; it says so itself.
+        let failed = keeper.newest(RECENT).map_err(store)?.into_iter().find(|record| record.session.phase == Phase::Failed);
+        return failed
+            .map(|record| record.session.id)
+            .ok_or_else(|| Failure::Usage("there is no session to go on with".to_owned()));
     };
     if let Ok(session) = SessionId::parse(id) {
         return match keeper.head(&session).map_err(store)? {
