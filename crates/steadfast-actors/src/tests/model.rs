@@ -174,7 +174,7 @@ async fn when_its_time_is_up_one_call_tests_the_model_and_the_others_are_refused
     let test = one.ask();
     settle().await;
     assert_eq!(one.shown().await, "HALF-OPEN");
-    assert_eq!(refused_for(&one.call().await), Some(S(300)), "until the test's lease ends");
+    assert_eq!(refused_for(&one.call().await), Some(S(1)), "to look again soon, for the test may end at any moment");
     assert!(answered(&test.await.unwrap()));
     assert_eq!(one.shown().await, "CLOSED");
     assert!(answered(&one.call().await));
@@ -194,7 +194,7 @@ async fn a_call_during_the_test_of_a_model_with_one_slot_is_refused_and_not_queu
     settle().await;
     let mut second = one.ask();
     settle().await;
-    assert_eq!(second.try_recv().ok().as_ref().and_then(refused_for), Some(S(300)));
+    assert_eq!(second.try_recv().ok().as_ref().and_then(refused_for), Some(S(1)));
     assert!(answered(&test.await.unwrap()));
 }
 
