@@ -35,7 +35,7 @@ enum Load {
 }
 
 fn batch(load: Load, writer: usize, number: usize, payload: &[u8]) -> Batch {
-    let session = |number: usize| SessionId::new(1_700_000_000_000 + number as u64, writer as u64);
+    let session = |number: usize| SessionId::new(1_700_000_000_000 + number as u64, writer as u32);
     let record = |bytes: usize| Record { tag: 100, version: 1, payload: payload[..bytes].to_vec() };
     let mut batch = Batch::new();
     match load {

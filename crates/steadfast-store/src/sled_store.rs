@@ -148,6 +148,7 @@ impl SledStore {
         let journals = journal::read_all(dir)?;
         reclaim::finish(dir)?;
         let broken = Arc::new(AtomicBool::new(false));
+        let is_new = !dir.join("sled/db").exists();
         let tree = Tree::open(&dir.join("sled"), Arc::clone(&broken), &mut report)?;
         let (format, stored) = tree.own_record()?.unwrap_or((FORMAT, 0));
         if format > FORMAT {
@@ -177,9 +178,11 @@ impl SledStore {
         inner.replay(&journals, epoch)?;
         // The header makes the epoch durable.
         let journal = Journal::begin_after(dir, &journals, epoch, limits.journal)?;
-        sync_folder(&dir.join("sled"))?;
+        if is_new || !report.actions.is_empty() {
+            sync_folder(&dir.join("sled"))?;
+            sync_folder(dir)?;
+        }
         heal::Witness::write_open(dir, epoch)?;
-        sync_folder(dir)?;
         let writer = Writer {
             journal,
             frame: Frame::default(),

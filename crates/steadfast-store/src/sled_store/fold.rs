@@ -221,7 +221,7 @@ impl SledStore {
         Ok(true)
     }
 
-    /// Syncs, folds and forgets the journals; then closes the tree.
+    /// Syncs, folds, and leaves an empty journal; then closes the tree.
     pub(super) fn close(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let writer = &mut *writer;
@@ -236,17 +236,14 @@ impl SledStore {
         self.sync_frame(writer)?;
         if writer.journal.bytes() > journal::BLOCK {
             let table = std::mem::take(&mut self.inner.tables_mut().active);
-            let epoch = self.inner.epoch;
-            if table.is_empty() {
-                // Changes that took each other back; the epoch outlives the journal.
-                let tree = self.inner.tree_lock();
-                let tree = tree.as_ref().ok_or(StoreError::Broken)?;
-                tree.set_own_record(FORMAT, epoch)?;
-                tree.sync()?;
-            }
-            writer.folded += self.inner.fold_table(&table, epoch)?;
-            // Of the two, this is the newer one; the other one holds no frames.
-            journal::remove_all(&self.inner.dir)?;
+            writer.folded += self.inner.fold_table(&table, self.inner.epoch)?;
+            // The file stays with its first block, so that the next open has no name to make durable.
+            writer.journal.begin_again(writer.journal.number() + 2, self.inner.epoch)?;
+            self.inner.at(Step::Retired);
+            writer.journal.shrink_to(journal::BLOCK)?;
+        }
+        if let Some(spare) = writer.spare.take() {
+            spare.remove()?;
         }
         let path = self.inner.dir.join("sled");
         if let Some(tree) = self.inner.tree_lock_mut().take() {

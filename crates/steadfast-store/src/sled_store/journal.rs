@@ -200,6 +200,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Gives the file up; only for one without frames, or the oldest.
+    pub(super) fn remove(self) -> Result<(), StoreError> {
+        remove(&self.path)
+    }
+
     pub(super) fn number(&self) -> u64 {
         self.number
     }
@@ -441,9 +446,4 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::from_io("remove", path, &error)),
         _ => path.parent().map_or(Ok(()), sync_folder),
     }
-}
-
-/// Removes the files of both numbers; only where neither holds a frame that counts.
-pub(super) fn remove_all(dir: &Path) -> Result<(), StoreError> {
-    (0..N_FILES).try_for_each(|slot| remove(&path_of(dir, slot)))
 }
