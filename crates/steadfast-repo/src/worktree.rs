@@ -24,6 +24,8 @@ use crate::repository::{Repository, find_commit, move_branch};
 /// Files above this size are named in a diff, not shown.
 const MAX_DIFF_FILE_BYTES: u64 = 1 << 20;
 
+/// A file above this size is not shown to models, so they do not write it either.
+const MAX_REPLACED_BYTES: u64 = 1 << 20;
 /// The mode of a submodule in an index.
 const SUBMODULE: u32 = 0o160_000;
 
@@ -332,13 +334,15 @@ impl Worktree {
         bytes.map(|bytes| text(bytes).ok_or_else(|| FileError::NotText { path: path.clone() })).transpose()
     }
 
-    /// Whether [`Worktree::write`] would take this path, without writing: to be asked before an answer is accepted that names
-    /// it, so that its model can be told.
+    /// Whether a text may take this path's place, without writing: to be asked before a model is, or before an answer is
+    /// accepted that names it. What stands there now must be a text that could have been shown (at most 1 MiB): a picture or
+    /// a data file is never replaced by what a model, which has not seen it, made up.
     ///
     /// # Errors
-    /// As of [`Worktree::write`], but for the disk.
+    /// As of [`Worktree::write`] but for the disk, and as of [`Worktree::read`].
     pub fn may_write(&self, path: &RepoPath) -> Result<(), FileError> {
-        self.confined("write", path)?.may_write(path)
+        self.confined("write", path)?.may_write(path)?;
+        self.read(path, MAX_REPLACED_BYTES).map(|_text| ())
     }
 
     /// Replaces the file's content at once (readers see the old or the new one) and makes missing directories. It keeps its

@@ -272,6 +272,15 @@ fn text_is_told_from_what_is_none() {
     assert!(matches!(worktree.read(&path("bin"), 9), Err(FileError::NotText { .. })));
     worktree.write(&path("nul"), b"a\0b").unwrap();
     assert!(matches!(worktree.read(&path("nul"), 9), Err(FileError::NotText { .. })));
+    // A text takes the place of no other file than one that could be shown.
+    worktree.write(&path("large"), &vec![b'x'; (1 << 20) + 1]).unwrap();
+    assert!(matches!(worktree.may_write(&path("bin")), Err(FileError::NotText { .. })));
+    assert!(matches!(worktree.may_write(&path("nul")), Err(FileError::NotText { .. })));
+    assert!(matches!(worktree.may_write(&path("large")), Err(FileError::TooLarge { .. })));
+    worktree.write(&path("empty"), b"").unwrap();
+    for fine in ["README.md", "empty", "none", "none/x"] {
+        worktree.may_write(&path(fine)).unwrap();
+    }
     assert_eq!(worktree.read(&path("none"), 9).unwrap(), None);
     assert!(worktree.diff(&fixture.head(), &[path("bin")], 3, 999).unwrap().contains("bin"));
 }
