@@ -132,7 +132,7 @@ impl Keeper {
         let opening = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&state_dir)
                 .map_err(|error| KeeperError::Store(format!("cannot create {}: {error}", state_dir.display())))?;
-            SledStore::open(&dir, &OpenOptions { lock_wait: wait, ..OpenOptions::default() }).map_err(KeeperError::from)
+            SledStore::open(&dir, &OpenOptions { lock_wait: wait }).map_err(KeeperError::from)
         });
         let (store, report) = opening.await.map_err(|error| KeeperError::Store(error.to_string()))??;
         Self::over(Arc::new(store), policy, report_lines(&report))

@@ -310,10 +310,10 @@ impl SessionContext {
                 tracing::warn!(session = %self.session, error, "worktree not removed");
             }
         }
-        if session.phase == Phase::Completed {
-            if let Err(error) = self.keeper.archive(&self.session).await {
-                tracing::warn!(session = %self.session, error = %error, "finished session not packed");
-            }
+        if session.phase == Phase::Completed
+            && let Err(error) = self.keeper.archive(&self.session).await
+        {
+            tracing::warn!(session = %self.session, error = %error, "finished session not packed");
         }
     }
 

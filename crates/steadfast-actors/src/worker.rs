@@ -27,6 +27,11 @@ use crate::model::{Ask, Judge, ModelMsg, ModelReply, Recoveries};
 use crate::records::{Answer, ExecutionLog};
 use crate::settings::ModelSettings;
 
+/// Makes the prompt that tells a model what was wrong.
+pub(crate) type Repair = Arc<dyn Fn(&Prompt, &str) -> Prompt + Send + Sync>;
+/// Says what is wrong with an answer, in words that can be told to the model.
+pub(crate) type Accept = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// What an execution is to bring.
 #[derive(Clone)]
 pub(crate) struct Task {
@@ -39,9 +44,9 @@ pub(crate) struct Task {
     /// What is asked.
     pub prompt: Prompt,
     /// Makes the prompt for a model that is told what was wrong with its answer.
-    pub repair: Arc<dyn Fn(&Prompt, &str) -> Prompt + Send + Sync>,
+    pub repair: Repair,
     /// What makes an answer usable; the text says what is wrong.
-    pub accept: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub accept: Accept,
     /// The answer is one JSON object.
     pub json: bool,
 }

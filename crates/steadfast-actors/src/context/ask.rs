@@ -20,7 +20,7 @@ use super::files::Contents;
 use super::snapshot::Snapshot;
 use super::{CoderWork, FixFeedback, MAX_FILE_BYTES, SessionContext, Workspace, broken};
 use crate::file_agent::StopReason;
-use crate::worker::Task;
+use crate::worker::{Repair, Task};
 
 /// The most of a check's output that is kept with a milestone.
 const MAX_CHECK_OUTPUT: usize = 8 << 10;
@@ -68,7 +68,7 @@ fn prompt(texts: Texts) -> Prompt {
     Prompt { system: texts.system.into(), user: texts.user.into() }
 }
 
-fn repair(templates: &Arc<Templates>) -> Arc<dyn Fn(&Prompt, &str) -> Prompt + Send + Sync> {
+fn repair(templates: &Arc<Templates>) -> Repair {
     let templates = Arc::clone(templates);
     Arc::new(move |before, problem| {
         let texts = Texts { system: before.system.to_string(), user: before.user.to_string() };
@@ -84,6 +84,7 @@ fn facts(checks: &[CheckOutcome]) -> Vec<CheckFact<'_>> {
 }
 
 impl SessionContext {
+    #[expect(clippy::too_many_arguments, reason = "three callers in this file; each argument is a fact of its own")]
     fn task(
         &self,
         role: Role,
