@@ -85,7 +85,7 @@ pub enum IdeaError {
         suggestion: String,
     },
     /// Nothing to do is said.
-    #[error("the idea says nothing: write below line {line} what is to be done")]
+    #[error("the idea says nothing: write{} what is to be done", below(*.line))]
     Blank {
         /// The last line of the front matter, or 0 without one.
         line: usize,
@@ -226,6 +226,10 @@ fn trim_blank_lines(text: &str) -> &str {
     &text[start..]
 }
 
+fn below(line: usize) -> String {
+    if line == 0 { String::new() } else { format!(" below line {line}") }
+}
+
 fn cut(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }
@@ -285,7 +289,7 @@ mod tests {
     #[test]
     fn what_is_no_idea_says_what_where_and_what_to_do() {
         let cases = [
-            ("", "the idea says nothing: write below line 0 what is to be done"),
+            ("", "the idea says nothing: write what is to be done"),
             ("---\nid: a\n---\n \n\t\n", "the idea says nothing: write below line 3 what is to be done"),
             (
                 "---\nid: a\n",
