@@ -71,11 +71,9 @@ impl Client {
         }
         let text = serde_json::from_slice::<ErrorBody>(&bytes)
             .map_or_else(|_| format!("the daemon answers {status}"), |body| body.message);
-        Err(if status == StatusCode::BAD_REQUEST || status == StatusCode::NOT_FOUND {
-            Failure::Usage(text)
-        } else {
-            Failure::Failed(text)
-        })
+        // As without a daemon: what is asked for makes no sense as things stand, and nothing was begun.
+        let usage = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::CONFLICT];
+        Err(if usage.contains(&status) { Failure::Usage(text) } else { Failure::Failed(text) })
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
