@@ -98,6 +98,9 @@ struct Shared {
     writer: Mutex<Option<GroupCommit>>,
     handle: CommitHandle,
     books: Mutex<Books>,
+    /// Held from the reading to the writing of what a receipt and the packing of its session both replace: one would
+    /// undo the other.
+    packing: tokio::sync::Mutex<()>,
     policy: Policy,
     report: Vec<String>,
 }
@@ -151,7 +154,8 @@ impl Keeper {
         let handle = writer.handle();
         let writer = Mutex::new(Some(writer));
         let books = Mutex::new(books);
-        Ok(Self { shared: Arc::new(Shared { store, writer, handle, books, policy, report }) })
+        let packing = tokio::sync::Mutex::new(());
+        Ok(Self { shared: Arc::new(Shared { store, writer, handle, books, packing, policy, report }) })
     }
 
     /// What an open had to mend, in plain sentences; empty when nothing.
@@ -180,6 +184,8 @@ impl Keeper {
         if writes.is_empty() {
             return Ok(());
         }
+        let is_receipt = writes.iter().any(|write| matches!(write, Write::Delivered(_)));
+        let _packing = if is_receipt { Some(self.shared.packing.lock().await) } else { None };
         self.commit(self.batch(writes)?).await
     }
 
@@ -343,6 +349,8 @@ impl Keeper {
 
     /// Packs a finished session into one record: its answers are in git by now.
     pub(crate) async fn archive(&self, session: &SessionId) -> Result<(), KeeperError> {
+        // A session without issues waits for no receipt, so that many can be packed at once.
+        let _packing = if self.issues_of(session)?.is_empty() { None } else { Some(self.shared.packing.lock().await) };
         let Some(record) = self.record(session)? else { return Ok(()) };
         let mut batch = Batch::new();
         batch.delete_all(Prefix::session_parts(session));

@@ -96,7 +96,7 @@ impl Keeper {
         Ok(Some(SessionRecord { session: head, plan, milestones, issues }))
     }
 
-    fn issues_of(&self, session: &SessionId) -> Result<Vec<IssueRecord>, KeeperError> {
+    pub(super) fn issues_of(&self, session: &SessionId) -> Result<Vec<IssueRecord>, KeeperError> {
         let mut issues = Vec::new();
         for (_, record) in scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "i/")))? {
             issues.push(decode(ISSUE, &record)?);
