@@ -338,6 +338,19 @@ impl Keeper {
         }
     }
 
+    /// Forgets how far a session's executions had come, so that whoever takes it up again asks every model anew. What the
+    /// attempts have cost stays in the books.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub(crate) async fn forget_attempts(&self, session: &SessionId) -> Result<(), KeeperError> {
+        let mut batch = Batch::new();
+        for (key, log) in self.execution_logs(session)? {
+            batch.put_value(key, EXECUTION, &ExecutionLog { attempts: Vec::new(), spent: log.spent })?;
+        }
+        if batch.is_empty() { Ok(()) } else { self.commit(batch).await }
+    }
+
     /// Saves what was spent on a day (days since 1970, UTC), without waiting.
     pub(crate) fn save_day(&self, day: u64, spent: steadfast_core::session::Spent) {
         let mut batch = Batch::new();

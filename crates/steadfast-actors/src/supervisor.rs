@@ -586,6 +586,10 @@ impl SupervisorState {
         let Some(mut loaded) = loaded else { return Err(format!("session {id} is not in the store")) };
         let now = (self.args.clock)();
         let policy = &self.args.settings.session;
+        if matches!(loaded.run.session.phase, Phase::Failed | Phase::Cancelled) {
+            // The models that it failed for want to be asked anew, not to be remembered as exhausted.
+            self.args.keeper.forget_attempts(id).await.map_err(|error| error.to_string())?;
+        }
         // Whoever put it into the queue wants it to go on.
         loaded.run.apply(Happened::Resumed, policy, now);
         loaded.run.apply(Happened::Retried, policy, now);

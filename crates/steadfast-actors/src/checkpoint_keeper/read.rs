@@ -188,8 +188,8 @@ impl Keeper {
         for (_, record) in scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "a/")))? {
             spent = spent.plus(decode::<Answer>(ANSWER, &record)?.spent);
         }
-        for (_, record) in scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "x/")))? {
-            spent = spent.plus(decode::<ExecutionLog>(EXECUTION, &record)?.spent);
+        for (_, log) in self.execution_logs(session)? {
+            spent = spent.plus(log.spent);
         }
         Ok(spent)
     }
@@ -221,6 +221,12 @@ impl Keeper {
         attempt: u32,
     ) -> Result<Option<ExecutionLog>, KeeperError> {
         value(self.store(), &execution_key(session, step, attempt), EXECUTION)
+    }
+
+    /// The attempts of all executions of a session that have no answer.
+    pub(super) fn execution_logs(&self, session: &SessionId) -> Result<Vec<(Key, ExecutionLog)>, KeeperError> {
+        let logs = scan(self.store(), &Scan::all(Prefix::session_parts_named(session, "x/")))?;
+        logs.into_iter().map(|(key, record)| Ok((key, decode(EXECUTION, &record)?))).collect()
     }
 
     /// The files of a milestone's manual task.
