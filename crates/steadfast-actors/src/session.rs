@@ -205,7 +205,13 @@ impl SessionState {
     /// Takes in what happened, and goes on once that is durable.
     fn happened(&mut self, myself: &ActorRef<SessionMsg>, happened: Happened) {
         self.tell(&happened);
-        let writes = self.apply(happened);
+        let mut writes = self.apply(happened);
+        if self.run.session.phase == Phase::Failed {
+            // Files are missing that nothing may stand in for (`graceful_degradation = false`).
+            let reason = self.run.session.error.clone().unwrap_or_default();
+            let issue = issues::stopped(&self.run.session, &reason, &self.args.context.settings.issues);
+            self.file(issue, &mut writes);
+        }
         self.act(myself, writes);
     }
 
