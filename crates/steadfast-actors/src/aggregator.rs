@@ -51,6 +51,8 @@ pub(crate) struct AggregatorState {
     running: HashMap<ActorId, AgentTask>,
     results: BTreeMap<usize, AgentResult>,
     restarts: HashMap<usize, RestartBudget>,
+    /// The budget is spent: no agent begins any more, and those whose calls were still within it end first.
+    stopping: Option<StopReason>,
     origin: Instant,
 }
 
@@ -72,6 +74,7 @@ impl Actor for Aggregator {
             running: HashMap::new(),
             results: BTreeMap::new(),
             restarts: HashMap::new(),
+            stopping: None,
             origin: Instant::now(),
             args,
         };
@@ -87,6 +90,11 @@ impl Actor for Aggregator {
     ) -> Result<(), ActorProcessingErr> {
         match msg {
             AggregatorMsg::AgentEnded { place, end: AgentEnd::Result(result) } => state.ended(place, result),
+            AggregatorMsg::AgentEnded { place, end: AgentEnd::Stop(reason @ StopReason::Budget(_)) } => {
+                state.running.retain(|_, running| running.place != place);
+                state.waiting.clear();
+                state.stopping.get_or_insert(reason);
+            }
             AggregatorMsg::AgentEnded { end: AgentEnd::Stop(reason), .. } => {
                 state.stop(&myself, reason);
                 return Ok(());
@@ -95,7 +103,9 @@ impl Actor for Aggregator {
             AggregatorMsg::Crash => panic!("told to crash"),
         }
         state.start_agents(&myself).await?;
-        if state.results.len() == state.args.tasks.len() {
+        if let Some(reason) = state.stopping.take_if(|_| state.running.is_empty()) {
+            state.stop(&myself, reason);
+        } else if state.results.len() == state.args.tasks.len() {
             let results = std::mem::take(&mut state.results).into_iter().collect();
             // Fails only when the session has gone, and this actor with it.
             let _ = state.args.session.cast(SessionMsg::AgentsEnded(results));
