@@ -1,0 +1,219 @@
+//! The daemon over its control socket: orders, looks, restarts.
+
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use steadfast_sim::Script;
+
+use crate::support::{Running, World, milestone, rule, wait_until};
+
+const BRANCH: &str = "steadfast/002-feature";
+
+fn stop(daemon: Running) {
+    daemon.signal(Signal::TERM);
+    daemon.output().expect(0);
+}
+
+/// `submit --json`; answers the session's id.
+#[track_caller]
+fn submit(world: &World) -> String {
+    let submitted = world.steadfast(&["submit", "idea.md", "--repo", "repo", "--json"]).expect(0).json();
+    assert_eq!(submitted.as_object().unwrap().keys().collect::<Vec<_>>(), ["sessionId"]);
+    submitted["sessionId"].as_str().unwrap().to_owned()
+}
+
+fn show(world: &World, id: &str) -> Value {
+    world.steadfast(&["show", id, "--json"]).expect(0).json()
+}
+
+/// Waits until a session is in this phase.
+fn reaches(world: &World, id: &str, phase: &str) -> Value {
+    wait_until(&format!("phase {phase}"), || Some(show(world, id)).filter(|report| report["phase"] == phase))
+}
+
+fn first_call_hangs() -> String {
+    milestone("Write", &["a.js"], &[], &[]) + &rule("role = \"coder\"", "first = 1", "{ fault = \"hang\" }")
+}
+
+#[test]
+fn a_submitted_idea_is_carried_to_its_end_and_seen_over_the_socket() {
+    let world = World::new(&milestone("Write", &["a.js"], &[], &[]), &[]);
+    let daemon = world.start_daemon();
+    let id = submit(&world);
+    let report = reaches(&world, &id, "completed");
+    assert_eq!(report["sessionId"], id.as_str());
+    assert_eq!(world.steadfast(&["sessions", "--json"]).expect(0).json()[0]["sessionId"], id.as_str());
+    let status = world.status();
+    assert_eq!((&status["daemon"], &status["sessions"]["completed"]), (&json!(true), &json!(1)));
+    assert!(world.files_at(BRANCH).contains_key("a.js"));
+    stop(daemon);
+    // Without the daemon the store says the same.
+    assert_eq!(show(&world, &id), report);
+}
+
+#[test]
+fn the_socket_is_its_owners_alone_and_goes_with_the_daemon() {
+    let world = World::new("", &[]);
+    let daemon = world.start_daemon();
+    let socket = world.state().join("steadfast.sock");
+    let kind = std::fs::symlink_metadata(&socket).unwrap();
+    assert!(kind.file_type().is_socket());
+    assert_eq!(kind.permissions().mode() & 0o777, 0o600);
+    stop(daemon);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_run_goes_through_a_daemon_and_reports_as_without_one() {
+    let world = World::new(&milestone("Write", &["a.js"], &[], &[]), &[]);
+    let daemon = world.start_daemon();
+    let report = world.run().expect(0).json();
+    assert_eq!((&report["phase"], &report["success"]), (&json!("completed"), &json!(true)));
+    assert_eq!(report["milestones"][0]["files"][0]["status"], "ok");
+    stop(daemon);
+}
+
+#[test]
+fn a_followed_submission_ends_with_the_report() {
+    let world = World::new(&milestone("Write", &["a.js"], &[], &[]), &[]);
+    let daemon = world.start_daemon();
+    let report = world.steadfast(&["submit", "idea.md", "--repo", "repo", "--follow", "--json"]).expect(0).json();
+    assert_eq!(report["phase"], "completed");
+    stop(daemon);
+}
+
+#[test]
+fn a_session_at_work_is_cancelled_and_keeps_its_branch() {
+    let world = World::new(&first_call_hangs(), &[]);
+    let daemon = world.start_daemon();
+    let id = submit(&world);
+    wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
+    assert_eq!(world.status()["sessions"]["active"], 1);
+    world.steadfast(&["cancel", &id]).expect(0);
+    let report = reaches(&world, &id, "cancelled");
+    assert_eq!(report["success"], false);
+    assert!(world.git().find_branch(BRANCH, git2::BranchType::Local).is_ok());
+    wait_until("an idle daemon", || (world.status()["sessions"]["active"] == 0).then_some(()));
+    // Retried, it goes on with the plan that it has.
+    world.steadfast(&["retry", &id]).expect(0);
+    reaches(&world, &id, "completed");
+    assert_eq!(world.asked("planner").len(), 1);
+    stop(daemon);
+}
+
+#[test]
+fn what_it_refuses_has_exit_code_2_and_a_clear_word() {
+    let world = World::new(&first_call_hangs(), &[]);
+    let daemon = world.start_daemon();
+    submit(&world);
+    std::fs::create_dir(world.path("plain")).unwrap();
+    for (args, word) in [
+        (&["submit", "idea.md", "--repo", "repo"][..], "already at work"),
+        (&["submit", "idea.md", "--repo", "plain"], "plain"),
+        (&["submit", "missing.md", "--repo", "repo"], "missing.md"),
+        (&["show", "003-other"], "003-other"),
+        (&["cancel", "003-other"], "003-other"),
+        (&["retry", "002-feature"], "at work"),
+    ] {
+        let output = world.steadfast(args).expect(2);
+        assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
+        assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
+    }
+    stop(daemon);
+}
+
+#[test]
+fn a_daemon_that_was_stopped_resumes_its_session_at_the_next_start() {
+    let world = World::new(&first_call_hangs(), &[]);
+    let daemon = world.start_daemon();
+    let id = submit(&world);
+    wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
+    stop(daemon);
+    let report = show(&world, &id);
+    assert_eq!((&report["interrupted"], &report["emergency_shutdown"]), (&json!(true), &json!(true)));
+    assert_eq!(report["interrupt_reason"], "SIGTERM received");
+
+    let daemon = world.start_daemon();
+    reaches(&world, &id, "completed");
+    assert_eq!((world.asked("planner").len(), world.asked("coder").len()), (1, 2));
+    stop(daemon);
+}
+
+#[test]
+fn a_daemon_that_was_killed_resumes_its_session_at_the_next_start() {
+    let world = World::new(&first_call_hangs(), &[]);
+    let daemon = world.start_daemon();
+    let id = submit(&world);
+    wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
+    daemon.signal(Signal::KILL);
+    let _ = daemon.end();
+    assert!(world.state().join("steadfast.sock").exists(), "its socket is left behind");
+
+    let daemon = world.start_daemon();
+    reaches(&world, &id, "completed");
+    assert_eq!((world.asked("planner").len(), world.asked("coder").len()), (1, 2));
+    stop(daemon);
+}
+
+#[test]
+fn more_sessions_than_may_work_at_once_wait_in_the_queue() {
+    let world = World::new(&first_call_hangs(), &[("daemon.max_sessions", "1")]);
+    let daemon = world.start_daemon();
+    let first = submit(&world);
+    wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
+    std::fs::write(world.path("idea.md"), "---\nid: 003-next\n---\n# Next\n\nGo on.\n").unwrap();
+    let second = submit(&world);
+    let sessions = world.status()["sessions"].clone();
+    assert_eq!((&sessions["active"], &sessions["queued"]), (&json!(1), &json!(1)));
+    assert_eq!(show(&world, &second)["phase"], "queued");
+    world.steadfast(&["cancel", &first]).expect(0);
+    reaches(&world, &second, "completed");
+    stop(daemon);
+}
+
+#[test]
+fn breakers_are_reset_over_the_socket() {
+    let script = milestone("Write", &["a.js"], &[], &[]) + &rule("model = \"one\"", "", "{ status = 401 }");
+    let world = World::new(&script, &[]);
+    let daemon = world.start_daemon();
+    world.run().expect(0);
+    assert_eq!(world.coder_breaker(0), "OPEN");
+    assert_eq!(world.steadfast(&["breaker", "reset", "sim/one", "--json"]).expect(0).json()["reset"], 1);
+    assert_eq!(world.coder_breaker(0), "CLOSED");
+    stop(daemon);
+}
+
+#[test]
+fn a_status_check_fails_while_a_role_has_no_model_to_call() {
+    let script = milestone("Write", &["a.js"], &[], &[]) + &rule("role = \"reviewer\"", "", "{ status = 401 }");
+    let world = World::new(&script, &[]);
+    let daemon = world.start_daemon();
+    world.steadfast(&["status", "--check"]).expect(0);
+    world.run().expect(0);
+    world.steadfast(&["status", "--check"]).expect(1);
+    stop(daemon);
+    world.steadfast(&["status", "--check"]).expect(1);
+}
+
+#[test]
+fn sessions_of_several_ideas_work_side_by_side() {
+    let script = "latency = \"30ms\"\n".to_owned() + &milestone("Write", &["a.js", "b.js"], &[], &[]);
+    let world = World::new(&script, &[]);
+    let daemon = world.start_daemon();
+    let ids: Vec<String> = (1..=3)
+        .map(|n| {
+            std::fs::write(world.path("idea.md"), format!("---\nid: idea-{n}\n---\n# Idea\n\nText {n}.\n")).unwrap();
+            submit(&world)
+        })
+        .collect();
+    for id in &ids {
+        reaches(&world, id, "completed");
+    }
+    for n in 1..=3 {
+        assert_eq!(world.messages(&format!("steadfast/idea-{n}")).len(), 1);
+    }
+    assert_eq!(world.sim.total(), 12);
+    world.sim.set_script(Script::default());
+    stop(daemon);
+}

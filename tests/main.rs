@@ -1,0 +1,20 @@
+//! The whole program: the built binary as a person or a service manager runs it, against simulated model servers over real
+//! HTTP, on real git repositories, with a real store, and really killed.
+//!
+//! Every test makes a world of its own in a temporary folder, so that they run in any order and any number at once.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop where it is")]
+
+mod support;
+
+mod breaker_simulate;
+mod budgets;
+mod daemon;
+mod failover;
+mod kills;
+mod partial;
+mod refusals;
+mod repository;
+mod secrets;
+mod shapes;
+mod signals;

@@ -1,0 +1,242 @@
+//! What happens to the user's repository (SPEC 7): nothing but a branch. And the checks that decide on fix rounds.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::support::{World, files_under, milestone, rule, wait_until};
+
+const BRANCH: &str = "steadfast/002-feature";
+
+fn two_files() -> String {
+    milestone("Write two files", &["a.js"], &["src/kept.txt"], &["src/old.txt"])
+}
+
+#[test]
+fn the_users_checkout_stays_as_it_was_and_the_worktree_goes() {
+    let world = World::new(&(two_files() + &milestone("Another", &["b.js"], &[], &[])), &[]);
+    // A checkout in the middle of somebody's work: changed, staged, untracked.
+    std::fs::write(world.repo().join("README.md"), "changed\n").unwrap();
+    std::fs::write(world.repo().join("staged.txt"), "staged\n").unwrap();
+    std::fs::write(world.repo().join("untracked.txt"), "untracked\n").unwrap();
+    let git = world.git();
+    let mut index = git.index().unwrap();
+    index.add_path(std::path::Path::new("staged.txt")).unwrap();
+    index.write().unwrap();
+    // Branches, objects and what git keeps of worktrees are ours to add to; all else is not.
+    let shown = |world: &World| -> BTreeMap<_, _> {
+        let git = world.repo().join(".git");
+        let ours = ["objects", "refs", "logs", "worktrees", "packed-refs"].map(|name| git.join(name));
+        let mut files = files_under(&world.repo());
+        files.retain(|path, _| !ours.iter().any(|ours| path.starts_with(ours)));
+        files
+    };
+    let before = shown(&world);
+    assert!(
+        before.contains_key(&world.repo().join(".git/HEAD")) && before.contains_key(&world.repo().join(".git/index"))
+    );
+    let main = world.git().refname_to_id("refs/heads/main").unwrap();
+
+    world.run().expect(0);
+    assert_eq!(shown(&world), before);
+    assert_eq!(world.git().refname_to_id("refs/heads/main").unwrap(), main);
+    assert_eq!(world.git().worktrees().unwrap().len(), 0);
+    assert!(!world.state().join("worktrees").read_dir().is_ok_and(|mut left| left.next().is_some()));
+    // The branch begins at the commit, not at what lay about.
+    let files = world.files_at(BRANCH);
+    assert_eq!(files["README.md"], "# A project\n");
+    assert!(!files.contains_key("staged.txt") && !files.contains_key("untracked.txt"));
+}
+
+#[test]
+fn each_milestone_is_one_commit_with_trailers_in_the_users_name() {
+    let world = World::new(&(two_files() + &milestone("Another", &["b.js"], &[], &[])), &[]);
+    let mut config = world.git().config().unwrap();
+    config.set_str("user.name", "Ada").unwrap();
+    config.set_str("user.email", "ada@example.org").unwrap();
+    // None of these may ask anybody anything.
+    config.set_bool("commit.gpgsign", true).unwrap();
+    std::fs::create_dir_all(world.repo().join(".git/hooks")).unwrap();
+    let hook = world.repo().join(".git/hooks/pre-commit");
+    std::fs::write(&hook, "#!/bin/sh\nexit 1\n").unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+
+    let report = world.run().expect(0).json();
+    let messages = world.messages(BRANCH);
+    assert_eq!(messages.len(), 2);
+    let session = report["sessionId"].as_str().unwrap();
+    for (at, message) in messages.iter().enumerate() {
+        let trailers = git2::message_trailers_strs(message).unwrap();
+        let trailers: BTreeMap<_, _> = trailers.iter().collect();
+        let number = (at + 1).to_string();
+        assert_eq!(
+            trailers,
+            BTreeMap::from([("Steadfast-Milestone", number.as_str()), ("Steadfast-Session", session)]),
+            "{message}"
+        );
+    }
+    assert!(messages[0].starts_with("Write two files\n"), "{}", messages[0]);
+    let git = world.git();
+    let tip = git.find_branch(BRANCH, git2::BranchType::Local).unwrap().get().peel_to_commit().unwrap();
+    assert_eq!((tip.author().name(), tip.author().email()), (Ok("Ada"), Ok("ada@example.org")));
+    assert_eq!(tip.parent_count(), 1);
+    assert_eq!(report["milestones"][1]["commit"], tip.id().to_string().as_str());
+    let files = world.files_at(BRANCH);
+    assert!(files.contains_key("a.js") && files.contains_key("b.js") && !files.contains_key("src/old.txt"));
+}
+
+#[test]
+fn a_branch_name_that_is_taken_gets_a_number_and_the_other_branch_stays() {
+    let world = World::new(&two_files(), &[]);
+    let git = world.git();
+    let head = git.head().unwrap().peel_to_commit().unwrap();
+    git.branch(BRANCH, &head, false).unwrap();
+    let theirs = world.commit_on(BRANCH, "theirs.txt", "theirs\n");
+    let report = world.run().expect(0).json();
+    assert_eq!(report["branch"], "steadfast/002-feature-2");
+    assert_eq!(git.refname_to_id("refs/heads/steadfast/002-feature").unwrap(), theirs);
+    assert!(!world.files_at("steadfast/002-feature-2").contains_key("theirs.txt"));
+    // And the next one a higher number.
+    assert_eq!(world.run().expect(0).json()["branch"], "steadfast/002-feature-3");
+}
+
+#[test]
+fn a_foreign_commit_on_the_branch_stops_the_session_with_a_clear_word_and_stays() {
+    let script = two_files() + &rule("role = \"reviewer\"", "first = 1", "{ fault = \"hang\" }");
+    let world = World::new(&script, &[]);
+    let run = world.start_run();
+    wait_until("the review", || (!world.asked("reviewer").is_empty()).then_some(()));
+    run.signal(rustix::process::Signal::TERM);
+    run.output().expect(75);
+    let base = world.git().refname_to_id(&format!("refs/heads/{BRANCH}")).unwrap();
+    let theirs = world.commit_on(BRANCH, "theirs.txt", "theirs\n");
+
+    let report = world.steadfast(&["resume", "--json"]).expect(1).json();
+    assert_eq!((&report["phase"], &report["can_resume"]), (&json!("failed"), &json!(true)));
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains(&theirs.to_string()[..10]) && error.contains(BRANCH), "{error}");
+    assert_eq!(world.git().refname_to_id(&format!("refs/heads/{BRANCH}")).unwrap(), theirs);
+
+    // As the message says: the branch put back, it goes on.
+    world.git().reference(&format!("refs/heads/{BRANCH}"), base, true, "put back").unwrap();
+    let report = world.steadfast(&["resume", "002-feature", "--json"]).expect(0).json();
+    assert_eq!(report["phase"], "completed");
+    assert_eq!(world.asked("coder").len(), 2);
+}
+
+#[test]
+fn a_foreign_commit_while_it_works_is_not_built_over_either() {
+    let script = two_files() + &rule("role = \"reviewer\"", "", "{ generate = \"approve\", delay = \"700ms\" }");
+    let world = World::new(&script, &[]);
+    let run = world.start_run();
+    wait_until("the review", || (!world.asked("reviewer").is_empty()).then_some(()));
+    let theirs = world.commit_on(BRANCH, "theirs.txt", "theirs\n");
+    let report = run.output().expect(1).json();
+    assert_eq!(report["phase"], "failed");
+    assert!(report["error"].as_str().unwrap().contains(BRANCH), "{report}");
+    assert_eq!(world.git().refname_to_id(&format!("refs/heads/{BRANCH}")).unwrap(), theirs);
+}
+
+/// The first `rounds` texts of `a.js` hold the word `broken`.
+fn broken_at_first(rounds: u32) -> String {
+    milestone("Write", &["a.js", "b.js"], &[], &[])
+        + &rule("role = \"coder\", file = \"a.js\"", &format!("first = {rounds}"), "{ file = \"broken\\n\" }")
+        + &rule("role = \"coder\", file = \"a.js\"", "", "{ file = \"mended\\n\" }")
+}
+
+#[test]
+fn a_check_that_fails_leads_to_a_round_of_fixes_that_is_told_what_it_said() {
+    // Before any change there is no such file, and the check passes.
+    let world = World::new(
+        &broken_at_first(1),
+        &[("session.checks", "[\"test ! -e a.js || { echo the-reason; ! grep -q broken a.js; }\"]")],
+    );
+    let output = world.run().expect(0);
+    let report = output.json();
+    let first = &report["milestones"][0];
+    assert_eq!((&first["approved"], &first["status"]), (&json!(true), &json!("completed")));
+    assert_eq!(first["checks"][0]["passed"], true);
+    assert_eq!(world.files_at(BRANCH)["a.js"], "mended\n");
+    assert!(output.stderr.contains("round 1 of fixes"), "{}", output.stderr);
+    let fixes: Vec<_> = world.asked("coder").into_iter().skip(2).collect();
+    assert!(fixes.iter().any(|fix| fix.file.as_deref() == Some("a.js")));
+    assert!(fixes.iter().all(|fix| fix.prompt.as_deref().unwrap().contains("the-reason")));
+    assert_eq!(report["issues"], json!([]));
+    assert_eq!(world.messages(BRANCH).len(), 1);
+}
+
+#[test]
+fn what_still_fails_after_the_rounds_is_committed_unapproved_with_an_issue() {
+    let world = World::new(
+        &broken_at_first(99),
+        &[("session.checks", "[\"test ! -e a.js || ! grep -q broken a.js\"]"), ("session.max_review_rounds", "2")],
+    );
+    let report = world.run().expect(0).json();
+    let first = &report["milestones"][0];
+    assert_eq!((&first["approved"], &first["checks"][0]["passed"]), (&json!(false), &json!(false)));
+    assert_eq!(world.files_at(BRANCH)["a.js"], "broken\n");
+    assert_eq!(report["issues"][0]["kind"], "review");
+    let asked = world.asked("coder");
+    assert_eq!(asked.iter().filter(|request| request.file.as_deref() == Some("a.js")).count(), 3);
+}
+
+#[test]
+fn a_check_that_failed_before_any_change_leads_to_no_fixes() {
+    let world = World::new(&two_files(), &[("session.checks", "[\"echo always; false\", \"true\"]")]);
+    let report = world.run().expect(0).json();
+    let first = &report["milestones"][0];
+    assert_eq!((&first["approved"], &first["checks"][0]["passed"]), (&json!(true), &json!(false)));
+    assert_eq!(world.asked("coder").len(), 2);
+    assert_eq!(report["issues"], json!([]));
+}
+
+#[test]
+fn a_rejected_review_that_names_a_file_has_only_that_one_written_again() {
+    let script = milestone("Write", &["a.js", "b.js"], &[], &[])
+        + &rule(
+            "role = \"reviewer\"",
+            "first = 1",
+            "{ review = { approved = false, issues = [{ issue = \"Empty names pass.\", file = \"b.js\" }] } }",
+        );
+    let world = World::new(&script, &[]);
+    let report = world.run().expect(0).json();
+    assert_eq!(report["milestones"][0]["approved"], true);
+    let files: Vec<_> = world.asked("coder").into_iter().map(|request| request.file.unwrap()).collect();
+    assert_eq!((files.len(), files[2].as_str()), (3, "b.js"));
+    assert!(world.asked("coder")[2].prompt.as_deref().unwrap().contains("Empty names pass."));
+}
+
+#[test]
+fn a_review_that_never_approves_ends_after_its_rounds_with_an_issue() {
+    let script =
+        milestone("Write", &["a.js"], &[], &[]) + &rule("role = \"reviewer\"", "", "{ generate = \"reject\" }");
+    let world = World::new(&script, &[]);
+    let report = world.run().expect(0).json();
+    assert_eq!(report["milestones"][0]["approved"], false);
+    assert_eq!((world.asked("coder").len(), world.asked("reviewer").len()), (3, 3));
+    assert_eq!(report["issues"][0]["kind"], "review");
+    assert_eq!(world.messages(BRANCH).len(), 1);
+}
+
+#[test]
+fn checks_see_the_worktree_and_not_the_users_checkout() {
+    let world = World::new(&two_files(), &[("session.checks", "[\"test ! -e only-here.txt\"]")]);
+    std::fs::write(world.repo().join("only-here.txt"), "").unwrap();
+    assert_eq!(world.run().expect(0).json()["milestones"][0]["checks"][0]["passed"], true);
+}
+
+#[test]
+fn every_provider_is_told_whom_it_serves() {
+    let world = World::new(&milestone("Write", &["src/ä b.txt"], &[], &[]), &[]);
+    let report = world.run().expect(0).json();
+    let asked = world.sim.requests();
+    assert_eq!(asked.len(), 3);
+    for request in &asked {
+        assert_eq!(request.session.as_deref(), report["sessionId"].as_str());
+        assert_eq!(request.idea.as_deref(), Some("002-feature"));
+        assert_eq!(request.attempt, Some(1));
+        assert!(request.stream);
+    }
+    let places: Vec<_> = asked.iter().map(|r| (r.role.as_deref().unwrap(), r.milestone, r.file.as_deref())).collect();
+    assert_eq!(places[1..], [("coder", Some(1), Some("src/ä b.txt")), ("reviewer", Some(1), None)]);
+}
