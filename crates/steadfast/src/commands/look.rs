@@ -27,7 +27,8 @@ pub(crate) fn find(keeper: &Keeper, id: Option<&str>, finished: bool) -> Result<
             return Ok(newest);
         }
         // A failed one can go on as well; it says so itself.
-        let failed = keeper.newest(RECENT).map_err(store)?.into_iter().find(|record| record.session.phase == Phase::Failed);
+        let failed =
+            keeper.newest(RECENT).map_err(store)?.into_iter().find(|record| record.session.phase == Phase::Failed);
         return failed
             .map(|record| record.session.id)
             .ok_or_else(|| Failure::Usage("there is no session to go on with".to_owned()));
