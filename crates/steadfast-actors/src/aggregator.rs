@@ -121,9 +121,13 @@ impl Actor for Aggregator {
         state: &mut AggregatorState,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorTerminated(cell, ..) => {
-                // It has reported before it stopped; its message may still be in the mailbox.
-                state.running.remove(&cell.get_id());
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                let task = state.running.remove(&cell.get_id());
+                // Without a reason it stopped by itself and has reported before; its message may still be in the mailbox.
+                // With one it was killed.
+                if let (Some(task), Some(reason)) = (task, reason) {
+                    state.agent_failed(&myself, task, &reason);
+                }
                 state.start_agents(&myself).await
             }
             SupervisionEvent::ActorFailed(cell, error) => {

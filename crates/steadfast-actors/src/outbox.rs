@@ -10,6 +10,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use steadfast_notify::{Filed, IssueTracker};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::checkpoint_keeper::Keeper;
 use crate::records::{IssueRecord, Write};
@@ -51,6 +52,8 @@ struct Delivery {
     /// `None` while it waits for its next try.
     under_way: Option<TaskGuard>,
     failures: u32,
+    /// No try before this time, whoever wakes the outbox.
+    not_before: Instant,
 }
 
 /// The state of the outbox.
@@ -110,10 +113,12 @@ impl OutboxState {
                 return;
             }
         };
+        let now = Instant::now();
         for record in pending {
             let key = record.issue.key.clone();
-            let delivery = self.deliveries.entry(key.clone()).or_insert(Delivery { under_way: None, failures: 0 });
-            if delivery.under_way.is_some() {
+            let new = Delivery { under_way: None, failures: 0, not_before: now };
+            let delivery = self.deliveries.entry(key.clone()).or_insert(new);
+            if delivery.under_way.is_some() || now < delivery.not_before {
                 continue;
             }
             let (keeper, tracker) = (self.args.keeper.clone(), Arc::clone(&self.args.tracker));
@@ -138,6 +143,7 @@ impl OutboxState {
                 delivery.failures += 1;
                 let pause = FIRST_PAUSE.saturating_mul(1 << delivery.failures.min(16).saturating_sub(1));
                 let pause = pause.min(LONGEST_PAUSE);
+                delivery.not_before = Instant::now() + pause;
                 tracing::warn!(key, error, pause_s = pause.as_secs(), "issue not delivered");
                 // The handle only cancels the timer, and a timer for an actor that has gone does no harm.
                 drop(myself.send_after(pause, || OutboxMsg::Wake));

@@ -32,8 +32,9 @@ use crate::worker::Executed;
 
 /// What a session is told.
 pub(crate) enum SessionMsg {
-    /// The task of an action ended, or panicked with this text.
-    ActionEnded(Result<Result<Done, StopReason>, String>),
+    /// The task with this number ended, or panicked with this text. Of another task than the current one it is late, and
+    /// changes nothing.
+    ActionEnded(u64, Result<Result<Done, StopReason>, String>),
     /// The aggregator has all results.
     AgentsEnded(Vec<(usize, AgentResult)>),
     /// Something that ends the session for now.
@@ -87,6 +88,8 @@ pub(crate) struct SessionState {
     /// Batches on their way to the disk that nobody has waited for yet.
     savings: Vec<Saving>,
     task: Option<TaskGuard>,
+    /// The current task's number, from 1.
+    task_number: u64,
     aggregator: Option<(ActorId, ActorRef<AggregatorMsg>)>,
     restarts: RestartBudget,
     origin: Instant,
@@ -113,6 +116,7 @@ impl Actor for SessionActor {
             prepared: false,
             savings: Vec::new(),
             task: None,
+            task_number: 0,
             aggregator: None,
             restarts,
             origin: Instant::now(),
@@ -132,7 +136,10 @@ impl Actor for SessionActor {
         state: &mut SessionState,
     ) -> Result<(), ActorProcessingErr> {
         match msg {
-            SessionMsg::ActionEnded(Ok(Ok(done))) => {
+            // Both were on their way when the session was told to stand still.
+            SessionMsg::ActionEnded(number, _) if number != state.task_number || state.task.is_none() => {}
+            SessionMsg::AgentsEnded(_) | SessionMsg::CannotGoOn(_) if state.aggregator.is_none() => {}
+            SessionMsg::ActionEnded(_, Ok(Ok(done))) => {
                 state.task = None;
                 match done {
                     Done::Event(happened) => state.happened(&myself, happened),
@@ -140,12 +147,12 @@ impl Actor for SessionActor {
                     Done::Rest => state.over(&myself),
                 }
             }
-            SessionMsg::ActionEnded(Ok(Err(reason))) | SessionMsg::CannotGoOn(reason) => {
+            SessionMsg::ActionEnded(_, Ok(Err(reason))) | SessionMsg::CannotGoOn(reason) => {
                 state.halt();
                 state.cannot_go_on(&myself, reason);
             }
             // The supervisor starts the session again from what is saved.
-            SessionMsg::ActionEnded(Err(panic)) => return Err(panic.into()),
+            SessionMsg::ActionEnded(_, Err(panic)) => return Err(panic.into()),
             SessionMsg::AgentsEnded(results) => {
                 state.aggregator = None;
                 state.happened(&myself, Happened::AgentsEnded(results));
@@ -289,7 +296,18 @@ impl SessionState {
             }
             perform(&context, &run, action, prepared).await
         };
-        self.task = Some(report_back(myself.clone(), work, SessionMsg::ActionEnded));
+        self.run_task(myself, work);
+    }
+
+    /// Runs a task in the place of the one before, whose report would be late from now on.
+    fn run_task(
+        &mut self,
+        myself: &ActorRef<SessionMsg>,
+        work: impl Future<Output = Result<Done, StopReason>> + Send + 'static,
+    ) {
+        self.task_number += 1;
+        let number = self.task_number;
+        self.task = Some(report_back(myself.clone(), work, move |end| SessionMsg::ActionEnded(number, end)));
     }
 
     async fn aggregate(
@@ -381,7 +399,7 @@ impl SessionState {
             saved?;
             perform(&context, &run, Action::Rest, true).await
         };
-        self.task = Some(report_back(myself.clone(), work, SessionMsg::ActionEnded));
+        self.run_task(myself, work);
     }
 
     fn over(&mut self, myself: &ActorRef<SessionMsg>) {

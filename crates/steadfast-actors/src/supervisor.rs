@@ -497,6 +497,10 @@ impl SupervisorState {
         if self.taken.contains_key(id) {
             return no(session.phase, "it is at work or waits for its turn");
         }
+        let same = |(idea, repo): &(String, String)| *idea == session.idea.as_str() && *repo == session.repo;
+        if self.taken.values().any(same) {
+            return no(session.phase, "another session of its idea is at work on its repository");
+        }
         match session.phase {
             Phase::Completed => return no(session.phase, "there is nothing left to do"),
             Phase::Cancelled if !retry => return no(session.phase, "use `steadfast retry` to take it up again"),
@@ -641,12 +645,14 @@ impl SupervisorState {
     }
 
     async fn give_up_session(&mut self, id: &SessionId, error: &str) {
-        if let Ok(Some(mut loaded)) = self.args.keeper.load(id) {
+        // The head alone: what kept the session from being started may be that another part of it does not read.
+        if let Ok(Some(session)) = self.args.keeper.head(id) {
+            let mut run = Run { session, plan: None, milestone: None };
             let reason = format!("the session keeps failing: {error}");
             let now = (self.args.clock)();
-            loaded.run.apply(Happened::Failed(reason.clone()), &self.args.settings.session, now);
-            let issue = crate::issues::stopped(&loaded.run.session, &reason, &self.args.settings.issues);
-            let head = Write::Head(Box::new(loaded.run.session));
+            run.apply(Happened::Failed(reason.clone()), &self.args.settings.session, now);
+            let issue = crate::issues::stopped(&run.session, &reason, &self.args.settings.issues);
+            let head = Write::Head(Box::new(run.session));
             let writes = vec![head, Write::Issue(id.clone(), Box::new(issue), now)];
             if let Err(error) = self.args.keeper.save(writes).await {
                 self.emergency(format!("session {id} could not be saved: {error}"));

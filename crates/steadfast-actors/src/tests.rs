@@ -5,5 +5,8 @@ mod model;
 mod rig;
 mod script;
 mod store;
+mod supervision;
+mod supervisor;
 mod worker;
 mod worker_table;
+mod yard;

@@ -123,6 +123,12 @@ impl Handle {
         self.alarm.clone()
     }
 
+    /// The actor at the root, so that tests find the others below it.
+    #[cfg(test)]
+    pub(crate) fn supervisor(&self) -> ractor::ActorCell {
+        self.supervisor.get_cell()
+    }
+
     /// Asks the supervisor. `None`: it has gone.
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> SupervisorMsg) -> Option<T> {
         let (reply, answer) = oneshot::channel();
