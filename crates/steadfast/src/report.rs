@@ -176,6 +176,20 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Whoever reads the store itself holds its lock, so nobody is at work: a session that is not over and was not
+    /// interrupted in order ended with its process.
+    pub(crate) fn nobody_carries_it(&mut self) {
+        let is_over = matches!(self.phase.as_str(), "completed" | "failed" | "cancelled");
+        if !is_over && !self.interrupted {
+            self.interrupted = true;
+            self.can_resume = true;
+            self.interrupt_reason =
+                Some("its process ended without a word, as after kill -9 or a power cut".to_owned());
+        }
+    }
+}
+
 /// What a verdict depends on, beside the milestone.
 pub(crate) type Judging = steadfast_core::session::Policy;
 

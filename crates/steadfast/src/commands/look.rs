@@ -68,7 +68,11 @@ pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
     let limit = args.limit.unwrap_or(usize::MAX);
     let reports: Vec<Report> = match Client::connect(setup.state_dir()).await {
         Some(client) => client.get(&format!("/v1/sessions?limit={limit}")).await?,
-        None => list(&setup.open_store().await?, limit, &setup.session_policy())?,
+        None => {
+            let mut reports = list(&setup.open_store().await?, limit, &setup.session_policy())?;
+            reports.iter_mut().for_each(Report::nobody_carries_it);
+            reports
+        }
     };
     if global.json {
         return print_json(&reports);
@@ -84,7 +88,9 @@ pub(crate) async fn show(global: &Global, id: &str) -> Outcome {
         Some(client) => client.get(&format!("/v1/sessions/{id}")).await?,
         None => {
             let keeper = setup.open_store().await?;
-            one(&keeper, &find(&keeper, Some(id), true)?, &setup.session_policy())?
+            let mut report = one(&keeper, &find(&keeper, Some(id), true)?, &setup.session_policy())?;
+            report.nobody_carries_it();
+            report
         }
     };
     if global.json {
