@@ -1,12 +1,14 @@
 //! `run`, `resume` and `retry`: one session in the foreground, or through the daemon where one runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_actors::{Handle, Submission, SubmitError};
+use steadfast_actors::{Event, Handle, Submission, SubmitError};
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::Phase;
 use steadfast_prompt::Idea;
+use tokio::sync::broadcast::Receiver;
 
 use crate::cli::{Global, RunArgs};
 use crate::client::Client;
@@ -45,6 +47,7 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Outcome {
     let repo = args.repo.clone();
     let submission = prepare(idea, repo, args.allow_degraded).await?;
     let handle = setup.start().await?;
+    let heard = Listening::begin(&handle)?;
     let session = match handle.submit(submission).await {
         Ok(session) => session,
         Err(error) => {
@@ -52,7 +55,7 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Outcome {
             return Err(submit_failure(&error));
         }
     };
-    carry(global, handle, session).await
+    carry(global, handle, heard, session).await
 }
 
 /// Looks at the repository without holding up the runtime.
@@ -87,6 +90,7 @@ async fn resume_one(global: &Global, id: Option<String>, retry: bool) -> Outcome
     }
     logging::start(global.log.as_deref(), None, setup.config.log.format)?;
     let handle = setup.start().await?;
+    let heard = Listening::begin(&handle)?;
     let found = look::find(handle.keeper(), id.as_deref(), retry);
     let taken = match found {
         Ok(session) => {
@@ -95,7 +99,7 @@ async fn resume_one(global: &Global, id: Option<String>, retry: bool) -> Outcome
         Err(failure) => Err(failure),
     };
     match taken {
-        Ok(session) => carry(global, handle, session).await,
+        Ok(session) => carry(global, handle, heard, session).await,
         Err(failure) => {
             handle.shutdown("nothing was begun").await;
             Err(failure)
@@ -103,10 +107,24 @@ async fn resume_one(global: &Global, id: Option<String>, retry: bool) -> Outcome
     }
 }
 
+/// What is listened to from before a session begins, so that none of its events is missed, and no signal that comes when
+/// it is durable already ends the process without a word.
+pub(crate) struct Listening {
+    signals: signals::Signals,
+    events: Receiver<Arc<Event>>,
+}
+
+impl Listening {
+    /// Once a process, after the store is open: whoever waits for its lock must still be stopped by the first signal.
+    pub(crate) fn begin(handle: &Handle) -> Result<Self, Failure> {
+        Ok(Self { signals: signals::listen()?, events: handle.events().watch() })
+    }
+}
+
 /// Shows the way of one session until it is over or a signal comes, and prints its report.
-pub(crate) async fn carry(global: &Global, handle: Handle, session: SessionId) -> Outcome {
-    let signals = signals::listen()?;
-    let progress = Progress::start(handle.events().watch(), global.log.is_none());
+pub(crate) async fn carry(global: &Global, handle: Handle, heard: Listening, session: SessionId) -> Outcome {
+    let Listening { signals, events } = heard;
+    let progress = Progress::start(events, global.log.is_none());
     let mut alarm = handle.alarm();
     let stopped = tokio::select! {
         () = handle.wait(&session) => None,
