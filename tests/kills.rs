@@ -14,7 +14,7 @@ const BRANCH: &str = "steadfast/002-feature";
 /// Three milestones of every kind: files made, changed and deleted, a first review that is not content, a file that no
 /// model writes. The answers take a while, so that there are instants of every kind to be killed in.
 fn script() -> String {
-    "latency = \"20ms\"\njitter = \"30ms\"\nchunk = 16\ninterval = \"1ms\"\n".to_owned()
+    "latency = \"40ms\"\njitter = \"30ms\"\nchunk = 16\ninterval = \"1ms\"\n".to_owned()
         + &milestone("First", &["a.js", "b.py", "c.rs"], &["src/kept.txt"], &[])
         + &milestone("Second", &["d.js", "lost.js", "e.js"], &["README.md"], &["src/old.txt"])
         + &milestone("Third", &["f.js"], &["a.js"], &[])
@@ -28,8 +28,11 @@ fn script() -> String {
         + &rule("role = \"coder\", file = \"b.py\", prompt = \"Again.\"", "", "{ file = \"b = 'again'\\n\" }")
 }
 
-fn world() -> World {
-    World::new(&script(), &[("session.checks", "[\"test -e README.md\"]")])
+/// One agent at a time makes a milestone last far longer than the last moments whose answers may be lost, so that a
+/// forgotten answer shows.
+fn world(n_agents: &str) -> World {
+    let settings = [("session.checks", "[\"test -e README.md\"]"), ("session.max_parallel_agents", n_agents)];
+    World::new(&script(), &settings)
 }
 
 /// What must be the same however often it was killed: trees and messages, oldest first, without the session's id.
@@ -104,13 +107,13 @@ fn random(state: &mut u64) -> f64 {
 
 /// Kills the same work so many times, each time somewhere in the next stretch of it, and compares its end with that of
 /// undisturbed work.
-fn killed_and_resumed(seed: u64, n_kills: u32, kill: impl Fn(&Running)) {
-    let calm = world();
+fn killed_and_resumed(seed: u64, n_kills: u32, n_agents: &str, kill: impl Fn(&Running)) {
+    let calm = world(n_agents);
     let calm_report = calm.run().expect(0).json();
     let calm_calls = calm.sim.total();
 
     let begun = Instant::now();
-    let world = world();
+    let world = world(n_agents);
     let mut state = seed;
     let mut kills = Vec::new();
     let mut running = world.start_run();
@@ -148,17 +151,17 @@ fn killed_and_resumed(seed: u64, n_kills: u32, kill: impl Fn(&Running)) {
 
 #[test]
 fn killed_four_times_it_ends_as_if_undisturbed() {
-    killed_and_resumed(1, 4, |running| running.signal(Signal::KILL));
+    killed_and_resumed(1, 4, "1", |running| running.signal(Signal::KILL));
 }
 
 #[test]
-fn killed_four_times_at_other_instants_it_ends_as_if_undisturbed() {
-    killed_and_resumed(2, 4, |running| running.signal(Signal::KILL));
+fn killed_four_times_with_agents_side_by_side_it_ends_as_if_undisturbed() {
+    killed_and_resumed(2, 4, "4", |running| running.signal(Signal::KILL));
 }
 
 #[test]
 fn killed_with_its_whole_group_it_ends_as_if_undisturbed() {
-    killed_and_resumed(3, 4, |running| running.signal_group(Signal::KILL));
+    killed_and_resumed(3, 4, "1", |running| running.signal_group(Signal::KILL));
 }
 
 #[test]
@@ -188,6 +191,29 @@ fn a_session_killed_in_a_check_is_resumed_by_its_idea_in_the_environment() {
     // Only the review was still to be bought.
     assert_eq!(world.sim.total(), calls + 1);
     assert_eq!(world.messages(BRANCH).len(), 1);
+}
+
+#[test]
+fn answers_that_came_before_a_kill_are_used_after_it_and_not_bought_again() {
+    let script = milestone("First", &["a.js", "b.js", "c.js", "d.js"], &[], &[])
+        + &rule("role = \"coder\", file = \"d.js\"", "first = 1", "{ fault = \"hang\" }");
+    let world = World::new(&script, &[]);
+    let running = world.start_run();
+    let answered = || world.asked("coder").iter().filter(|request| request.end == End::Sent).count();
+    wait_until("three answers and a call that hangs", || {
+        (answered() == 3 && world.asked("coder").len() == 4).then_some(())
+    });
+    // An answer that came in the last moments may still be on its way to the disk.
+    let arrived = Instant::now();
+    wait_until("the last moments pass", || (arrived.elapsed() > Duration::from_millis(100)).then_some(()));
+    running.signal(Signal::KILL);
+    let _ = running.end();
+    let output = world.steadfast(&["resume", "--json"]).expect(0);
+    assert_eq!(output.json()["milestones"][0]["verdict"], "perfect");
+    let files: Vec<String> = world.asked("coder").into_iter().filter_map(|request| request.file).collect();
+    let times = |file: &str| files.iter().filter(|asked| *asked == file).count();
+    assert_eq!(["a.js", "b.js", "c.js", "d.js"].map(times), [1, 1, 1, 2]);
+    assert_eq!(output.stderr.matches("uses the answer that sim/one had given before").count(), 3, "{}", output.stderr);
 }
 
 #[test]

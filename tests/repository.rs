@@ -240,3 +240,81 @@ fn every_provider_is_told_whom_it_serves() {
     let places: Vec<_> = asked.iter().map(|r| (r.role.as_deref().unwrap(), r.milestone, r.file.as_deref())).collect();
     assert_eq!(places[1..], [("coder", Some(1), Some("src/ä b.txt")), ("reviewer", Some(1), None)]);
 }
+
+/// Commits everything that lies in the checkout.
+fn commit_all(world: &World) {
+    let git = world.git();
+    let mut index = git.index().unwrap();
+    index.add_all(["*"], git2::IndexAddOption::DEFAULT, None).unwrap();
+    index.write().unwrap();
+    let tree = git.find_tree(index.write_tree().unwrap()).unwrap();
+    let who = git2::Signature::now("Somebody", "somebody@example.org").unwrap();
+    let head = git.head().unwrap().peel_to_commit().unwrap();
+    git.commit(Some("HEAD"), &who, &who, "More", &tree, &[&head]).unwrap();
+}
+
+#[test]
+fn a_program_stays_executable_and_a_link_is_not_written_through() {
+    let world = World::new(&milestone("Change", &["src/new.txt"], &["run.sh", "link.txt"], &[]), &[]);
+    std::fs::write(world.repo().join("run.sh"), "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(world.repo().join("run.sh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(world.path("outside.txt"), "outside\n").unwrap();
+    std::os::unix::fs::symlink(world.path("outside.txt"), world.repo().join("link.txt")).unwrap();
+    commit_all(&world);
+    let report = world.run().expect(0).json();
+    let git = world.git();
+    let tree = git.find_branch(BRANCH, git2::BranchType::Local).unwrap().get().peel_to_tree().unwrap();
+    let mode = |path: &str| tree.get_path(std::path::Path::new(path)).unwrap().filemode();
+    assert_eq!((mode("run.sh"), mode("link.txt")), (0o100_755, 0o120_000));
+    assert_ne!(world.files_at(BRANCH)["run.sh"], "#!/bin/sh\n");
+    assert_eq!(std::fs::read_to_string(world.path("outside.txt")).unwrap(), "outside\n");
+    let link = report["milestones"][0]["files"].as_array().unwrap().iter().find(|file| file["path"] == "link.txt");
+    assert_eq!(link.unwrap()["status"], "failed");
+}
+
+#[test]
+fn search_and_replace_blocks_change_only_what_they_name() {
+    let text: String = (1..=40).map(|n| format!("line {n}\n")).collect();
+    let blocks = "<<<<<<< SEARCH\\nline 7\\n=======\\nline seven\\n>>>>>>> REPLACE\\n\\n\
+                  <<<<<<< SEARCH\\nline 30\\n=======\\n>>>>>>> REPLACE\\n";
+    let script = milestone("Change", &[], &["long.txt"], &[])
+        + &rule("role = \"coder\"", "", &format!("{{ content = \"{blocks}\" }}"));
+    let world = World::new(&script, &[]);
+    std::fs::write(world.repo().join("long.txt"), &text).unwrap();
+    commit_all(&world);
+    world.run().expect(0);
+    let expected = text.replace("line 7\n", "line seven\n").replace("line 30\n", "");
+    assert_eq!(world.files_at(BRANCH)["long.txt"], expected);
+}
+
+#[test]
+fn a_block_that_matches_nothing_is_refused_and_the_model_is_told() {
+    let script = milestone("Change", &[], &["src/kept.txt"], &[])
+        + &rule(
+            "role = \"coder\"",
+            "first = 1",
+            "{ content = \"<<<<<<< SEARCH\\nnowhere\\n=======\\nx\\n>>>>>>> REPLACE\\n\" }",
+        );
+    let world = World::new(&script, &[]);
+    world.run().expect(0);
+    let asked = world.asked("coder");
+    assert_eq!(asked.len(), 2);
+    assert!(asked[1].prompt.as_deref().unwrap().len() > asked[0].prompt.as_deref().unwrap().len());
+    assert_ne!(world.files_at(BRANCH)["src/kept.txt"], "kept\n");
+}
+
+#[test]
+fn a_subfolder_a_detached_head_and_an_odd_name_are_places_to_work_from() {
+    let world = World::new(&milestone("Write", &["src/new.txt"], &[], &[]), &[]);
+    let odd = world.path("a repo, with ümläuts");
+    std::fs::rename(world.repo(), &odd).unwrap();
+    let git = git2::Repository::open(&odd).unwrap();
+    let head = git.head().unwrap().peel_to_commit().unwrap().id();
+    git.set_head_detached(head).unwrap();
+    let report = world.steadfast(&["run", "idea.md", "--repo", "a repo, with ümläuts/src", "--json"]).expect(0).json();
+    assert_eq!(report["repo"], odd.to_str().unwrap());
+    let tip = git.find_branch(BRANCH, git2::BranchType::Local).unwrap().get().peel_to_commit().unwrap();
+    assert_eq!(tip.parent_id(0).unwrap(), head);
+    assert!(tip.tree().unwrap().get_path(std::path::Path::new("src/new.txt")).is_ok());
+    assert!(git.head_detached().unwrap());
+}

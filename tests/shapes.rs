@@ -138,7 +138,10 @@ fn world() -> World {
 #[test]
 fn a_report_has_the_keys_of_the_specification_in_run_show_and_sessions() {
     let world = world();
-    let ran = world.run().expect(0).json();
+    let output = world.run().expect(0);
+    let ran = output.json();
+    // Its progress is told from the first event on.
+    assert!(output.stderr.starts_with("── planning 002-feature\n"), "{}", output.stderr);
     fits(&ran, &report(Some(json!([file()])), review(), checks(), json!([issue()])));
     assert_eq!(ran["ideaId"], "002-feature");
     assert_eq!(ran["title"], "Add what is missing");

@@ -129,3 +129,42 @@ fn failed_attempts_before_an_interrupt_still_count_after_it() {
     world.steadfast(&["resume", "--json"]).expect(0);
     assert_eq!(world.coders_asked(), ["one", "two", "two"]);
 }
+
+#[test]
+fn a_second_signal_ends_it_at_once_and_the_store_is_whole() {
+    let world = World::new(&hangs_at("coder"), &[("session.max_parallel_agents", "1")]);
+    let run = world.start_run();
+    wait_until("a call that hangs", || (!world.asked("coder").is_empty()).then_some(()));
+    // Held still, so that both are there before it can act on the first.
+    for signal in [Signal::STOP, Signal::TERM, Signal::INT, Signal::CONT] {
+        run.signal(signal);
+    }
+    let output = run.output();
+    assert!(matches!(output.status.code(), Some(130 | 143)), "{output:?}");
+    assert_eq!(output.stdout, "");
+    goes_on(&world);
+}
+
+#[test]
+fn a_signal_at_any_early_instant_leaves_nothing_or_a_session_that_goes_on() {
+    for delay_ms in [0, 5, 10, 20, 30, 40, 60, 80, 120] {
+        let world = World::new("latency = \"300ms\"", &[]);
+        let run = world.start_run();
+        let moment = std::time::Instant::now() + std::time::Duration::from_millis(delay_ms);
+        while std::time::Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        run.signal(Signal::TERM);
+        let output = run.output();
+        let known = world.steadfast(&["sessions", "--json"]).expect(0).json();
+        match (output.status.code(), known.as_array().unwrap().as_slice()) {
+            // Before the store was open nothing was begun, and the signal did what it does by itself.
+            (None, []) => {}
+            (Some(75), [session]) => {
+                assert_eq!(session["can_resume"], true);
+                assert_eq!(output.json()["interrupt_reason"], "SIGTERM received");
+            }
+            (code, sessions) => panic!("after {delay_ms} ms: {code:?}, {sessions:?}, {}", output.stderr),
+        }
+    }
+}
