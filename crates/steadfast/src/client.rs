@@ -17,6 +17,19 @@ use crate::wire::ErrorBody;
 /// How long a daemon may take to answer. Saving a session waits for a disk, nothing else.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a starting daemon is waited for while it holds the store's lock (SPEC 10).
+const STARTING_AT_MOST: Duration = Duration::from_secs(10);
+/// How long one is waited for that does not hold it yet.
+const STARTING_SOON: Duration = Duration::from_secs(1);
+/// How often the socket is looked at meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Whether some process holds the store. The lock is let go of at once where it was free.
+fn is_locked(state_dir: &Path) -> bool {
+    std::fs::File::open(state_dir.join("store/lock"))
+        .is_ok_and(|file| rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err())
+}
+
 /// Where the daemon of a state directory listens.
 ///
 /// A socket's path has room for 107 bytes on Linux. A longer one moves to the runtime (or temporary) directory, under a
@@ -47,6 +60,22 @@ impl Client {
         let socket = socket_path(state_dir);
         UnixStream::connect(&socket).await.ok()?;
         Some(Self { socket })
+    }
+
+    /// The same, with patience for a daemon that is just starting: it holds the store's lock, or is about to take it, before
+    /// it listens.
+    pub(crate) async fn connect_waiting(state_dir: &Path) -> Option<Self> {
+        let start = tokio::time::Instant::now();
+        loop {
+            if let Some(client) = Self::connect(state_dir).await {
+                return Some(client);
+            }
+            let waited = start.elapsed();
+            if waited > STARTING_AT_MOST || (waited > STARTING_SOON && !is_locked(state_dir)) {
+                return None;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Asks and reads a JSON answer.

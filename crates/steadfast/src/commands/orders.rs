@@ -57,7 +57,7 @@ pub(crate) async fn submit_to(
 pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Outcome {
     let setup = Setup::load(global)?;
     read_idea(&args.idea)?;
-    let Some(client) = Client::connect(setup.state_dir()).await else {
+    let Some(client) = Client::connect_waiting(setup.state_dir()).await else {
         return Err(Failure::Failed(format!(
             "no daemon answers for {}: start one with `steadfast daemon`, or use `steadfast run`",
             setup.state_dir().display()
