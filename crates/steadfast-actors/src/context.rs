@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use steadfast_core::ids::{CommitId, IdeaId, RepoPath, Role, SessionId};
 use steadfast_core::plan::{Plan, ReviewIssue};
-use steadfast_core::session::{AgentResult, CheckOutcome, Milestone, Phase, Run, Session, Stage, StepKey};
+use steadfast_core::session::{AgentResult, CheckOutcome, Milestone, Run, Session, Stage, StepKey};
 use steadfast_prompt::Idea;
 use steadfast_repo::checks::{CheckOptions, run_checks};
 use steadfast_repo::sandbox::Sandbox;
@@ -298,23 +298,9 @@ impl SessionContext {
         Ok(outcomes)
     }
 
-    /// What is left to do once the session stands still or is over: a finished one gives back its worktree and is packed.
-    pub(crate) async fn rest(self: &Arc<Self>, session: &Session) {
-        let done = matches!(session.phase, Phase::Completed | Phase::Cancelled);
-        if let (true, Some(workspace)) = (done, self.workspace.get().cloned()) {
-            let context = Arc::clone(self);
-            let removed = self
-                .blocking(move || workspace.repository.remove_worktree(&context.worktree_dir).map_err(broken))
-                .await;
-            if let Err(StopReason::Broken(error)) = removed {
-                tracing::warn!(session = %self.session, error, "worktree not removed");
-            }
-        }
-        if session.phase == Phase::Completed
-            && let Err(error) = self.keeper.archive(&self.session).await
-        {
-            tracing::warn!(session = %self.session, error = %error, "finished session not packed");
-        }
+    /// What is left to do once the session stands still or is over.
+    pub(crate) async fn rest(&self, session: &Session) {
+        crate::tidy::one(&self.keeper, &self.settings.state_dir, session).await;
     }
 
     /// What is known of a commit, listed once.

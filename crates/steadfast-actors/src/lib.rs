@@ -28,6 +28,7 @@ mod supervisor;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod worker;
 
 pub use checkpoint_keeper::{Keeper, KeeperError};

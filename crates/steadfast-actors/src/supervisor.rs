@@ -556,10 +556,13 @@ impl SupervisorState {
         let mut run = Run { session, plan: None, milestone: None };
         run.apply(Happened::Cancelled, &self.args.settings.session, (self.args.clock)());
         let keeper = self.args.keeper.clone();
-        let myself = myself.clone();
+        let (myself, state_dir) = (myself.clone(), self.args.settings.state_dir.clone());
         tokio::spawn(async move {
             let session = Box::new(run.session);
             let saved = keeper.save(vec![Write::Head(session.clone())]).await;
+            if saved.is_ok() {
+                crate::tidy::one(&keeper, &state_dir, &session).await;
+            }
             let _ = myself.cast(SupervisorMsg::SessionOver { session });
             let _ = reply.send(saved.map_err(|error| SupervisorError::Store(error.to_string())));
         });

@@ -79,6 +79,7 @@ pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnEr
     let ledger = Ledger::new(settings.limits, prices, today, (today(), spent_today));
     let rates = keeper.rates().unwrap_or_default();
     let meter = Arc::new(Meter::new(rates, wall_clock_ms));
+    crate::tidy::all(&keeper, &settings.state_dir).await;
     let args = SupervisorArgs {
         meter: Arc::clone(&meter),
         settings: Arc::new(settings),

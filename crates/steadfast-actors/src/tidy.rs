@@ -1,0 +1,44 @@
+//! Finishes what a process that ended too early left of a session that is over.
+//!
+//! Invariant: a session's worktree goes last, so where there is none, nothing else is left to do.
+
+use std::path::Path;
+
+use steadfast_core::ids::SessionId;
+use steadfast_core::session::{Phase, Session};
+use steadfast_repo::Repository;
+
+use crate::checkpoint_keeper::Keeper;
+
+/// Packs and clears all sessions that are over and still have a worktree. At a start, before anything works.
+pub(crate) async fn all(keeper: &Keeper, state_dir: &Path) {
+    let Ok(worktrees) = std::fs::read_dir(state_dir.join("worktrees")) else { return };
+    for entry in worktrees.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| SessionId::parse(name).ok());
+        let Some(Ok(Some(session))) = id.map(|id| keeper.head(&id)) else { continue };
+        one(keeper, state_dir, &session).await;
+    }
+}
+
+/// Packs a completed session, and removes the worktree of a completed or cancelled one. What fails is tried again at the
+/// next start.
+pub(crate) async fn one(keeper: &Keeper, state_dir: &Path, session: &Session) {
+    if session.phase == Phase::Completed
+        && let Err(error) = keeper.archive(&session.id).await
+    {
+        tracing::warn!(session = %session.id, error = %error, "finished session not packed");
+        return;
+    }
+    let dir = state_dir.join("worktrees").join(session.id.as_str());
+    if !matches!(session.phase, Phase::Completed | Phase::Cancelled) || !dir.exists() {
+        return;
+    }
+    let repo = session.repo.clone();
+    let removing = tokio::task::spawn_blocking(move || Repository::open(Path::new(&repo))?.remove_worktree(&dir));
+    let error = match removing.await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => crate::chain(&error),
+        Err(error) => crate::chain(&error),
+    };
+    tracing::warn!(session = %session.id, error, "worktree not removed");
+}
