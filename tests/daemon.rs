@@ -217,3 +217,103 @@ fn sessions_of_several_ideas_work_side_by_side() {
     world.sim.set_script(Script::default());
     stop(daemon);
 }
+
+/// A tenth of all requests fail in some way, and a few reviews reject.
+fn troubled(seed: u64) -> String {
+    let faults = [
+        "broken_stream",
+        "no_done",
+        "stream_error",
+        "reset",
+        "close",
+        "html",
+        "bad_json",
+        "no_choices",
+        "not_utf8",
+        "truncated",
+        "filtered",
+        "context_too_long",
+    ];
+    let statuses = [400, 408, 409, 429, 500, 503, 529];
+    let thens = faults.map(|fault| format!("{{ fault = {fault:?} }}")).into_iter();
+    let thens = thens.chain(statuses.map(|status| format!("{{ status = {status} }}")));
+    let rules = thens.map(|then| rule("", "probability = 0.005", &then)).collect::<String>();
+    format!("seed = {seed}\nlatency = \"5ms\"\njitter = \"20ms\"\n")
+        + &milestone("First", &["a.js", "b.py", "c.rs"], &["src/kept.txt"], &[])
+        + &milestone("Second", &["d.js"], &["a.js"], &["src/old.txt"])
+        + &rules
+        + &rule("role = \"reviewer\"", "probability = 0.2", "{ generate = \"reject\" }")
+}
+
+#[test]
+fn a_daemon_that_is_killed_again_and_again_among_failing_models_leaves_nothing_half_done() {
+    let settings = [
+        ("failover.reset_timeout", "\"50ms\""),
+        ("failover.outage_patience", "\"1min\""),
+        ("daemon.max_sessions", "2"),
+        ("session.checks", "[\"test -e README.md\"]"),
+    ];
+    let world = World::new(&troubled(5), &settings);
+    let mut daemon = world.start_daemon();
+    let ids: Vec<String> = (1..=3)
+        .map(|n| {
+            std::fs::write(world.path("idea.md"), format!("---\nid: idea-{n}\n---\n# Idea\n\nText {n}.\n")).unwrap();
+            submit(&world)
+        })
+        .collect();
+    for n in 1..=6 {
+        // After so many further calls, wherever the sessions are then.
+        let target = world.sim.total() + 3 + n % 3;
+        wait_until("some calls, or the end", || {
+            let over = world.sim.total() >= target || world.status()["sessions"]["completed"] == 3;
+            over.then_some(())
+        });
+        if n % 3 == 0 {
+            // Three abnormal ends in a row would be taken for the session's own fault.
+            stop(daemon);
+        } else {
+            daemon.signal(Signal::KILL);
+            let _ = daemon.end();
+        }
+        daemon = world.start_daemon();
+    }
+    for (n, id) in (1..).zip(&ids) {
+        let report = reaches(&world, id, "completed");
+        let messages = world.messages(&format!("steadfast/idea-{n}"));
+        let numbers: Vec<String> = messages
+            .iter()
+            .map(|message| {
+                let trailers = git2::message_trailers_strs(message).unwrap();
+                trailers.iter().find(|(name, _)| *name == "Steadfast-Milestone").unwrap().1.to_owned()
+            })
+            .collect();
+        assert_eq!(numbers, ["1", "2"], "{report:#}");
+    }
+    wait_until("all deliveries", || (world.status()["outbox"]["undelivered"] == 0).then_some(()));
+    let issues = world.steadfast(&["outbox", "list", "--json"]).expect(0).json();
+    let files = std::fs::read_dir(world.state().join("issues")).map_or(0, Iterator::count);
+    assert_eq!(issues.as_array().unwrap().len(), files);
+    stop(daemon);
+    // What was left of a session that was killed in its last moment went with a later start.
+    assert_eq!(left_behind(&world), (0, 0));
+}
+
+/// Worktrees that lie in the state, and those that git knows of.
+fn left_behind(world: &World) -> (usize, usize) {
+    let folders = std::fs::read_dir(world.state().join("worktrees")).map_or(0, Iterator::count);
+    (folders, world.git().worktrees().unwrap().len())
+}
+
+#[test]
+fn a_worktree_that_a_killed_process_left_goes_at_the_next_start() {
+    let world = World::new(&milestone("Write", &["a.js"], &[], &[]), &[]);
+    let id = world.run().expect(0).json()["sessionId"].as_str().unwrap().to_owned();
+    // As if it had been killed between the end of the session and the removal of its worktree.
+    let repository = steadfast_repo::Repository::open(&world.repo()).unwrap();
+    let dir = world.state().join("worktrees").join(&id);
+    repository.add_worktree(&dir, BRANCH, &repository.head().unwrap()).unwrap();
+    assert_eq!(left_behind(&world), (1, 1));
+    stop(world.start_daemon());
+    assert_eq!(left_behind(&world), (0, 0));
+    assert_eq!(show(&world, &id)["phase"], "completed");
+}

@@ -87,6 +87,7 @@ fn an_interrupted_session_can_be_cancelled_and_a_cancelled_one_retried() {
     assert_eq!(report["phase"], "cancelled");
     assert_eq!(report["interrupted"], false);
     assert!(world.git().find_branch("steadfast/002-feature", git2::BranchType::Local).is_ok(), "its branch is kept");
+    assert_eq!(world.git().worktrees().unwrap().len(), 0);
     let no = world.steadfast(&["resume", "002-feature"]).expect(2);
     assert!(no.stderr.contains("retry"), "{}", no.stderr);
     let report = world.steadfast(&["retry", "002-feature", "--json"]).expect(0).json();
