@@ -28,7 +28,9 @@ pub(crate) type Signals = watch::Receiver<Option<&'static str>>;
 
 /// Begins to listen. Once a process.
 pub(crate) fn listen() -> Result<Signals, Failure> {
-    ctrlc::set_handler(|| {
+    let (sender, receiver) = watch::channel(None);
+    let unnamed = sender.clone();
+    ctrlc::set_handler(move || {
         if SEEN.fetch_add(1, Ordering::SeqCst) > 0 {
             let deadline = std::time::Instant::now() + KIND_WAIT;
             while TOLD.load(Ordering::SeqCst) < 2 && std::time::Instant::now() < deadline {
@@ -36,13 +38,16 @@ pub(crate) fn listen() -> Result<Signals, Failure> {
             }
             std::process::exit(SECOND_CODE.load(Ordering::SeqCst));
         }
-        std::thread::spawn(|| {
+        let unnamed = unnamed.clone();
+        std::thread::spawn(move || {
+            // One that came before tokio's streams were there is known to nobody else, and must not be lost.
+            std::thread::sleep(KIND_WAIT);
+            tell(&unnamed, "signal received");
             std::thread::sleep(HARD_DEADLINE);
             std::process::exit(1);
         });
     })
     .map_err(|error| failed("cannot catch signals", &error))?;
-    let (sender, receiver) = watch::channel(None);
     let kinds = [
         (SignalKind::interrupt(), "SIGINT received", SECOND_SIGINT),
         (SignalKind::terminate(), "SIGTERM received", SECOND_SIGTERM),
@@ -55,15 +60,20 @@ pub(crate) fn listen() -> Result<Signals, Failure> {
             while stream.recv().await.is_some() {
                 SECOND_CODE.store(code, Ordering::SeqCst);
                 TOLD.fetch_add(1, Ordering::SeqCst);
-                sender.send_if_modified(|first| {
-                    let is_first = first.is_none();
-                    first.get_or_insert(reason);
-                    is_first
-                });
+                tell(&sender, reason);
             }
         });
     }
     Ok(receiver)
+}
+
+/// The first word counts.
+fn tell(sender: &watch::Sender<Option<&'static str>>, reason: &'static str) {
+    sender.send_if_modified(|first| {
+        let is_first = first.is_none();
+        first.get_or_insert(reason);
+        is_first
+    });
 }
 
 /// Waits for the first signal.
