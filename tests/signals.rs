@@ -148,7 +148,7 @@ fn a_second_signal_ends_it_at_once_and_the_store_is_whole() {
 
 #[test]
 fn a_signal_at_any_early_instant_leaves_nothing_or_a_session_that_goes_on() {
-    for delay_ms in [0, 5, 10, 20, 30, 40, 60, 80, 120] {
+    for delay_ms in [0, 10, 20, 30, 35, 40, 45, 50, 60, 80, 120] {
         let world = World::new("latency = \"300ms\"", &[]);
         let run = world.start_run();
         let moment = std::time::Instant::now() + std::time::Duration::from_millis(delay_ms);
@@ -163,7 +163,9 @@ fn a_signal_at_any_early_instant_leaves_nothing_or_a_session_that_goes_on() {
             (None, []) => {}
             (Some(75), [session]) => {
                 assert_eq!(session["can_resume"], true);
-                assert_eq!(output.json()["interrupt_reason"], "SIGTERM received");
+                // In the instant in which it begins to listen it may not learn which signal it was.
+                let reason = output.json()["interrupt_reason"].clone();
+                assert!(reason == "SIGTERM received" || reason == "signal received", "{reason}");
             }
             (code, sessions) => panic!("after {delay_ms} ms: {code:?}, {sessions:?}, {}", output.stderr),
         }
