@@ -218,7 +218,8 @@ fn sessions_of_several_ideas_work_side_by_side() {
     stop(daemon);
 }
 
-/// A tenth of all requests fail in some way, and a few reviews reject.
+/// A tenth of all requests for files and reviews fail in some way, and a few reviews reject. The plan is always the same,
+/// so that the number of commits is.
 fn troubled(seed: u64) -> String {
     let faults = [
         "broken_stream",
@@ -237,7 +238,8 @@ fn troubled(seed: u64) -> String {
     let statuses = [400, 408, 409, 429, 500, 503, 529];
     let thens = faults.map(|fault| format!("{{ fault = {fault:?} }}")).into_iter();
     let thens = thens.chain(statuses.map(|status| format!("{{ status = {status} }}")));
-    let rules = thens.map(|then| rule("", "probability = 0.005", &then)).collect::<String>();
+    let rules =
+        thens.map(|then| rule("role = [\"coder\", \"reviewer\"]", "probability = 0.005", &then)).collect::<String>();
     format!("seed = {seed}\nlatency = \"5ms\"\njitter = \"20ms\"\n")
         + &milestone("First", &["a.js", "b.py", "c.rs"], &["src/kept.txt"], &[])
         + &milestone("Second", &["d.js"], &["a.js"], &["src/old.txt"])
