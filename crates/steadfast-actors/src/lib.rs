@@ -11,6 +11,8 @@
 //! Must not know: sled, routes, configuration files.
 
 mod aggregator;
+#[doc(hidden)]
+pub mod bench;
 pub mod budget;
 mod checkpoint_keeper;
 mod context;
