@@ -10,8 +10,7 @@ mod state;
 pub use machine::{Action, AgentTask, Event, Follow, Policy, Run};
 pub use state::{
     AgentDone, AgentFailed, AgentResult, AgentState, Attempt, AttemptOutcome, CheckOutcome, CommitIntent, Identity,
-    Interrupt, Milestone, MilestoneStatus, Outcome, Phase, ReviewOutcome, Session, Spent, Stage, StepKey, Target,
-    Writer,
+    Interrupt, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Spent, Stage, StepKey, Target, Writer,
 };
 
 #[cfg(test)]

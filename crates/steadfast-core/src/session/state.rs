@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Fault, Usage};
 use crate::ids::{CommitId, IdeaId, ModelId, RepoPath, SessionId};
 use crate::plan::{Change, PlannedMilestone, Review};
-use crate::tally::{FileTally, Verdict};
+use crate::tally::FileTally;
 
 /// Where a session stands (SPEC 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -429,17 +429,6 @@ pub struct Milestone {
     pub manual: Option<Vec<RepoPath>>,
     /// The milestone's commit, when there was something to commit.
     pub commit: Option<CommitId>,
-}
-
-/// Whether a milestone went well, for the report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// Agents that succeeded.
-    pub ok: u32,
-    /// All agents.
-    pub all: u32,
-    /// By SPEC 6's table.
-    pub verdict: Verdict,
 }
 
 impl Milestone {
