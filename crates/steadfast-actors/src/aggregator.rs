@@ -183,10 +183,7 @@ impl AggregatorState {
 
     fn agent_failed(&mut self, myself: &ActorRef<AggregatorMsg>, task: AgentTask, error: &str) {
         let settings = &self.args.context.settings;
-        let budget = self
-            .restarts
-            .entry(task.place)
-            .or_insert_with(|| RestartBudget::new(settings.max_restarts, settings.restart_window));
+        let budget = self.restarts.entry(task.place).or_insert_with(|| settings.restart_budget());
         let again = budget.spend(self.origin.elapsed()) == Restart::Again;
         let actor = format!("file agent {} of session {}", label(&task.target), self.args.context.session);
         self.args.context.events.tell(Event::ActorFailed { actor, error: error.to_owned(), restarted: again });

@@ -123,7 +123,7 @@ impl SessionContext {
             idea_id: session.idea.clone(),
             idea: loaded.idea.clone(),
             repo_dir: PathBuf::from(&session.repo),
-            worktree_dir: settings.state_dir.join("worktrees").join(session.id.as_str()),
+            worktree_dir: crate::tidy::worktree(&settings.state_dir, &session.id),
             branch: session.branch.clone(),
             base: session.base.clone(),
             settings: Arc::clone(settings),
@@ -199,13 +199,13 @@ impl SessionContext {
                 Arc::clone(self.workspace.get_or_init(|| opened))
             }
         };
-        if self.is_new && session.current <= 1 && milestone.is_none_or(|m| m.stage == Stage::Writing && m.attempt == 0)
-        {
-            let untouched =
-                milestone.is_none_or(|milestone| milestone.agents.iter().all(|agent| agent.result.is_none()));
-            if untouched {
-                return Ok(());
-            }
+        let begun = |milestone: &Milestone| {
+            let at_start = milestone.index == 1 && milestone.attempt == 0 && milestone.stage == Stage::Writing;
+            !at_start || milestone.agents.iter().any(|agent| agent.result.is_some())
+        };
+        if self.is_new && !milestone.is_some_and(begun) {
+            // The files of a worktree that was just made are those of its commit.
+            return Ok(());
         }
         self.check_branch(&workspace, session, milestone)?;
         workspace.worktree.reset_to(&session.tip).map_err(broken)?;

@@ -33,6 +33,15 @@ pub(crate) enum StopReason {
     Broken(String),
 }
 
+impl StopReason {
+    /// The reason alone, for a person.
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Budget(text) | Self::NotSaved(text) | Self::Broken(text) => text,
+        }
+    }
+}
+
 /// What a file agent is told.
 pub(crate) enum FileAgentMsg {
     /// Its work ended, or panicked with this text.

@@ -109,7 +109,7 @@ impl Actor for SessionActor {
         args: SessionArgs,
     ) -> Result<SessionState, ActorProcessingErr> {
         let settings = &args.context.settings;
-        let restarts = RestartBudget::new(settings.max_restarts, settings.restart_window);
+        let restarts = settings.restart_budget();
         let mut state = SessionState {
             run: args.run.clone(),
             args,
@@ -216,8 +216,7 @@ impl SessionState {
         if self.run.session.phase == Phase::Failed {
             // Files are missing that nothing may stand in for (`graceful_degradation = false`).
             let reason = self.run.session.error.clone().unwrap_or_default();
-            let issue = issues::stopped(&self.run.session, &reason, &self.args.context.settings.issues);
-            self.file(issue, &mut writes);
+            self.file_stopped(&reason, &mut writes);
         }
         self.act(myself, writes);
     }
@@ -268,6 +267,11 @@ impl SessionState {
         let (session, title) = (self.id().clone(), issue.title.clone());
         self.args.context.events.tell(Event::IssueFiled { session, title });
         writes.push(Write::Issue(self.id().clone(), Box::new(issue), self.run.session.updated_ms));
+    }
+
+    /// Files the issue of a session that stands still or failed.
+    fn file_stopped(&self, reason: &str, writes: &mut Vec<Write>) {
+        self.file(issues::stopped(&self.run.session, reason, &self.args.context.settings.issues), writes);
     }
 
     /// Hands the writes over and does what comes next, as a task.
@@ -341,12 +345,13 @@ impl SessionState {
     }
 
     fn cannot_go_on(&mut self, myself: &ActorRef<SessionMsg>, reason: StopReason) {
-        let happened = match reason {
+        let (happened, reason) = match reason {
             StopReason::Budget(reason) => {
                 let at_ms = self.now_ms();
-                Happened::Interrupted(Interrupt { reason, at_ms, emergency: false, parked: true })
+                let interrupt = Interrupt { reason: reason.clone(), at_ms, emergency: false, parked: true };
+                (Happened::Interrupted(interrupt), reason)
             }
-            StopReason::Broken(reason) => Happened::Failed(reason),
+            StopReason::Broken(reason) => (Happened::Failed(reason.clone()), reason),
             StopReason::NotSaved(reason) => {
                 // Nothing may be built on what is not durable, and saying so cannot be saved either.
                 self.args.context.events.tell(Event::Interrupted {
@@ -360,14 +365,8 @@ impl SessionState {
             }
         };
         self.tell(&happened);
-        let reason = match &happened {
-            Happened::Interrupted(interrupt) => interrupt.reason.clone(),
-            Happened::Failed(error) => error.clone(),
-            _ => String::new(),
-        };
         let mut writes = self.apply(happened);
-        let issue = issues::stopped(&self.run.session, &reason, &self.args.context.settings.issues);
-        self.file(issue, &mut writes);
+        self.file_stopped(&reason, &mut writes);
         self.act(myself, writes);
     }
 
@@ -390,12 +389,7 @@ impl SessionState {
                 Err(error) => Err(StopReason::NotSaved(error.to_string())),
             };
             // Whoever ordered it may have given up waiting; the state is saved all the same.
-            let _ = reply.send(match &saved {
-                Ok(()) => Ok(()),
-                Err(StopReason::Budget(text) | StopReason::NotSaved(text) | StopReason::Broken(text)) => {
-                    Err(text.clone())
-                }
-            });
+            let _ = reply.send(saved.clone().map_err(StopReason::into_text));
             saved?;
             perform(&context, &run, Action::Rest, true).await
         };

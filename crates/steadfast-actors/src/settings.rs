@@ -9,6 +9,7 @@ use std::time::Duration;
 use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::failover;
 use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::restart::RestartBudget;
 use steadfast_core::session;
 use steadfast_model::ModelClient;
 use steadfast_notify::IssueTracker;
@@ -94,6 +95,16 @@ impl Settings {
     /// The role's models in priority order; never empty in a checked configuration.
     pub fn role(&self, role: Role) -> &[ModelId] {
         self.roles.get(&role).map_or(&[], Vec::as_slice)
+    }
+
+    /// Of one actor.
+    pub(crate) fn restart_budget(&self) -> RestartBudget {
+        RestartBudget::new(self.max_restarts, self.restart_window)
+    }
+
+    /// The breaker of a model: a test that never reports is given up after the model's own timeout.
+    pub(crate) fn breaker_of(&self, model: &ModelSettings) -> BreakerConfig {
+        BreakerConfig { probe_lease: model.timeout, ..self.breaker.clone() }
     }
 
     /// Tokens that a prompt of the role may take: half of its first model's window, the rest is for the answer.

@@ -32,7 +32,7 @@ use crate::records::Write;
 use crate::session::{SessionActor, SessionArgs, SessionMsg};
 use crate::settings::Settings;
 use crate::task::{TaskGuard, report_back};
-use crate::worker::{Worker, WorkerArgs};
+use crate::worker::{ModelDirectory, Worker, WorkerArgs};
 
 /// An idea that is to become a session.
 #[derive(Debug, Clone)]
@@ -351,7 +351,7 @@ impl SupervisorState {
                 let args = ModelArgs {
                     model: model.clone(),
                     client: model_settings.client.clone(),
-                    breaker: BreakerSettings::of(settings, model_settings.timeout),
+                    breaker: settings.breaker_of(model_settings),
                     max_concurrency: model_settings.max_concurrency,
                     network: Arc::clone(&self.network),
                     memory: Arc::new(self.args.keeper.clone()) as Arc<dyn BreakerMemory>,
@@ -368,7 +368,7 @@ impl SupervisorState {
                 let args = WorkerArgs {
                     role: *role,
                     models: settings.role(*role).to_vec(),
-                    actors: Arc::clone(&self.directory) as Arc<dyn crate::worker::ModelDirectory>,
+                    actors: Arc::clone(&self.directory) as Arc<dyn ModelDirectory>,
                     settings: Arc::clone(&settings.models),
                     policy: settings.failover.clone(),
                     fail_primary: settings.fail_primary,
@@ -398,9 +398,8 @@ impl SupervisorState {
     async fn shared_failed(&mut self, myself: &ActorRef<SupervisorMsg>, child: Shared, error: String) {
         let mut error = error;
         loop {
-            let budget = self.shared_restarts.entry(child.clone()).or_insert_with(|| {
-                RestartBudget::new(self.args.settings.max_restarts, self.args.settings.restart_window)
-            });
+            let budget =
+                self.shared_restarts.entry(child.clone()).or_insert_with(|| self.args.settings.restart_budget());
             let again = budget.spend(self.origin.elapsed()) == Restart::Again;
             let actor = match &child {
                 Shared::Model(model) => format!("model {model}"),
@@ -630,10 +629,7 @@ impl SupervisorState {
         let mut error = error;
         loop {
             let settings = &self.args.settings;
-            let budget = self
-                .session_restarts
-                .entry(id.clone())
-                .or_insert_with(|| RestartBudget::new(settings.max_restarts, settings.restart_window));
+            let budget = self.session_restarts.entry(id.clone()).or_insert_with(|| settings.restart_budget());
             let again = budget.spend(self.origin.elapsed()) == Restart::Again;
             let (actor, text) = (format!("session {id}"), error.clone());
             self.args.events.tell(Event::ActorFailed { actor, error: text, restarted: again });
@@ -691,7 +687,7 @@ impl SupervisorState {
         tokio::spawn(async move {
             let mut n_reset = 0;
             for model in models {
-                let Some(actor) = crate::worker::ModelDirectory::model(directory.as_ref(), &model) else { continue };
+                let Some(actor) = directory.model(&model) else { continue };
                 let (asked, answer) = oneshot::channel();
                 let _ = actor.cast(ModelMsg::Reset(asked));
                 n_reset += usize::from(answer.await.is_ok());
@@ -759,7 +755,7 @@ pub(crate) async fn settle_outbox(outbox: &ActorRef<OutboxMsg>, grace: Duration)
 }
 
 async fn model_status(directory: &Directory, model: &ModelId) -> ModelStatus {
-    if let Some(actor) = crate::worker::ModelDirectory::model(directory, model) {
+    if let Some(actor) = directory.model(model) {
         let (asked, answer) = oneshot::channel();
         let _ = actor.cast(ModelMsg::Status(asked));
         if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(1), answer).await {
@@ -773,14 +769,5 @@ async fn model_status(directory: &Directory, model: &ModelId) -> ModelStatus {
         waiting: 0,
         opens: 0,
         median_latency: None,
-    }
-}
-
-/// The breaker's configuration of one model: a test that never reports is given up after the model's own timeout.
-struct BreakerSettings;
-
-impl BreakerSettings {
-    fn of(settings: &Settings, timeout: Duration) -> steadfast_core::breaker::BreakerConfig {
-        steadfast_core::breaker::BreakerConfig { probe_lease: timeout, ..settings.breaker.clone() }
     }
 }

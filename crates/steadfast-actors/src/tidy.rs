@@ -2,7 +2,7 @@
 //!
 //! Invariant: a session's worktree goes last, so where there is none, nothing else is left to do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::{Phase, Session};
@@ -10,9 +10,18 @@ use steadfast_repo::Repository;
 
 use crate::checkpoint_keeper::Keeper;
 
+fn worktrees(state_dir: &Path) -> PathBuf {
+    state_dir.join("worktrees")
+}
+
+/// Where a session works.
+pub(crate) fn worktree(state_dir: &Path, session: &SessionId) -> PathBuf {
+    worktrees(state_dir).join(session.as_str())
+}
+
 /// Packs and clears all sessions that are over and still have a worktree. At a start, before anything works.
 pub(crate) async fn all(keeper: &Keeper, state_dir: &Path) {
-    let Ok(worktrees) = std::fs::read_dir(state_dir.join("worktrees")) else { return };
+    let Ok(worktrees) = std::fs::read_dir(worktrees(state_dir)) else { return };
     for entry in worktrees.flatten() {
         let id = entry.file_name().to_str().and_then(|name| SessionId::parse(name).ok());
         let Some(Ok(Some(session))) = id.map(|id| keeper.head(&id)) else { continue };
@@ -29,7 +38,7 @@ pub(crate) async fn one(keeper: &Keeper, state_dir: &Path, session: &Session) {
         tracing::warn!(session = %session.id, error = %error, "finished session not packed");
         return;
     }
-    let dir = state_dir.join("worktrees").join(session.id.as_str());
+    let dir = worktree(state_dir, &session.id);
     if !matches!(session.phase, Phase::Completed | Phase::Cancelled) || !dir.exists() {
         return;
     }

@@ -161,7 +161,7 @@ impl SessionContext {
             Target::File { path, .. } => context.one_file(&work, &task, path),
             Target::Free | Target::Refused { .. } => context.free_choice(&work, &task),
         };
-        self.blocking(made).await.map_err(super::files::stop_text)
+        self.blocking(made).await.map_err(StopReason::into_text)
     }
 
     fn one_file(&self, work: &CoderWork, task: &AgentTask, path: &RepoPath) -> Result<Task, StopReason> {
@@ -323,7 +323,7 @@ fn may_choose(
     if let Some(other) = all.iter().find(below) {
         return Err(format!("{path} cannot be a file, for {other} lies below it"));
     }
-    let exists = base.text(&workspace.repository, path).map_err(super::files::stop_text)?.is_some();
+    let exists = base.text(&workspace.repository, path).map_err(StopReason::into_text)?.is_some();
     if exists && exclude.matches(path.as_str()) {
         return Err(format!("{path} must not be changed; leave it as it is"));
     }

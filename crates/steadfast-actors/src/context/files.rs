@@ -123,9 +123,9 @@ impl SessionContext {
     /// # Errors
     /// For a person: the path leads through a link, or the disk refused.
     pub(crate) async fn delete(&self, path: RepoPath) -> Result<(), String> {
-        let workspace = self.workspace().map_err(stop_text)?;
+        let workspace = self.workspace().map_err(StopReason::into_text)?;
         let work = move || write_one(&workspace, &path, None).map_err(StopReason::Broken);
-        self.blocking(work).await.map_err(stop_text)
+        self.blocking(work).await.map_err(StopReason::into_text)
     }
 
     /// Writes what the answers make of the target, and says which files these are. Short writes to the page cache, in the
@@ -139,8 +139,8 @@ impl SessionContext {
         target: &Target,
         answers: &[StepKey],
     ) -> Result<Vec<RepoPath>, String> {
-        let workspace = self.workspace().map_err(stop_text)?;
-        let contents = self.contents_of(&workspace, base, target, answers).map_err(stop_text)?;
+        let workspace = self.workspace().map_err(StopReason::into_text)?;
+        let contents = self.contents_of(&workspace, base, target, answers).map_err(StopReason::into_text)?;
         for (path, text) in &contents {
             write_one(&workspace, path, text.as_deref())?;
         }
@@ -301,10 +301,4 @@ fn write_one(workspace: &Workspace, path: &RepoPath, text: Option<&str>) -> Resu
         None => workspace.worktree.delete(path).map(|_existed| ()),
     };
     done.map_err(|error| crate::chain(&error))
-}
-
-pub(super) fn stop_text(reason: StopReason) -> String {
-    match reason {
-        StopReason::Budget(text) | StopReason::NotSaved(text) | StopReason::Broken(text) => text,
-    }
 }
