@@ -10,6 +10,8 @@ use steadfast_sim::End;
 use crate::support::{Running, World, milestone, rule, wait_until};
 
 const BRANCH: &str = "steadfast/002-feature";
+/// With a check there is a worktree; without one the files stay in memory.
+const CHECK: &str = "[\"test -e README.md\"]";
 
 /// Three milestones of every kind: files made, changed and deleted, a first review that is not content, a file that no
 /// model writes. The answers take a while, so that there are instants of every kind to be killed in.
@@ -30,8 +32,8 @@ fn script() -> String {
 
 /// One agent at a time makes a milestone last far longer than the last moments whose answers may be lost, so that a
 /// forgotten answer shows.
-fn world(n_agents: &str) -> World {
-    let settings = [("session.checks", "[\"test -e README.md\"]"), ("session.max_parallel_agents", n_agents)];
+fn world(n_agents: &str, checks: &str) -> World {
+    let settings = [("session.checks", checks), ("session.max_parallel_agents", n_agents)];
     World::new(&script(), &settings)
 }
 
@@ -107,13 +109,13 @@ fn random(state: &mut u64) -> f64 {
 
 /// Kills the same work so many times, each time somewhere in the next stretch of it, and compares its end with that of
 /// undisturbed work.
-fn killed_and_resumed(seed: u64, n_kills: u32, n_agents: &str, kill: impl Fn(&Running)) {
-    let calm = world(n_agents);
+fn killed_and_resumed(seed: u64, n_kills: u32, n_agents: &str, checks: &str, kill: impl Fn(&Running)) {
+    let calm = world(n_agents, checks);
     let calm_report = calm.run().expect(0).json();
     let calm_calls = calm.sim.total();
 
     let begun = Instant::now();
-    let world = world(n_agents);
+    let world = world(n_agents, checks);
     let mut state = seed;
     let mut kills = Vec::new();
     let mut running = world.start_run();
@@ -151,17 +153,17 @@ fn killed_and_resumed(seed: u64, n_kills: u32, n_agents: &str, kill: impl Fn(&Ru
 
 #[test]
 fn killed_four_times_it_ends_as_if_undisturbed() {
-    killed_and_resumed(1, 4, "1", |running| running.signal(Signal::KILL));
+    killed_and_resumed(1, 4, "1", CHECK, |running| running.signal(Signal::KILL));
 }
 
 #[test]
-fn killed_four_times_with_agents_side_by_side_it_ends_as_if_undisturbed() {
-    killed_and_resumed(2, 4, "4", |running| running.signal(Signal::KILL));
+fn killed_four_times_with_agents_side_by_side_and_no_worktree_it_ends_as_if_undisturbed() {
+    killed_and_resumed(2, 4, "4", "[]", |running| running.signal(Signal::KILL));
 }
 
 #[test]
 fn killed_with_its_whole_group_it_ends_as_if_undisturbed() {
-    killed_and_resumed(3, 4, "1", |running| running.signal_group(Signal::KILL));
+    killed_and_resumed(3, 4, "1", CHECK, |running| running.signal_group(Signal::KILL));
 }
 
 #[test]

@@ -14,7 +14,8 @@ fn two_files() -> String {
 
 #[test]
 fn the_users_checkout_stays_as_it_was_and_the_worktree_goes() {
-    let world = World::new(&(two_files() + &milestone("Another", &["b.js"], &[], &[])), &[]);
+    let script = two_files() + &milestone("Another", &["b.js"], &[], &[]);
+    let world = World::new(&script, &[("session.checks", "[\"test -e README.md\"]")]);
     // A checkout in the middle of somebody's work: changed, staged, untracked.
     std::fs::write(world.repo().join("README.md"), "changed\n").unwrap();
     std::fs::write(world.repo().join("staged.txt"), "staged\n").unwrap();
@@ -223,6 +224,18 @@ fn checks_see_the_worktree_and_not_the_users_checkout() {
     let world = World::new(&two_files(), &[("session.checks", "[\"test ! -e only-here.txt\"]")]);
     std::fs::write(world.repo().join("only-here.txt"), "").unwrap();
     assert_eq!(world.run().expect(0).json()["milestones"][0]["checks"][0]["passed"], true);
+}
+
+#[test]
+fn nothing_is_checked_out_where_no_check_needs_it() {
+    let made = |checks: &str| {
+        let world = World::new(&two_files(), &[("session.checks", checks)]);
+        world.run().expect(0);
+        (world.files_at(BRANCH), world.state().join("worktrees").exists())
+    };
+    let (with, without) = (made("[\"true\"]"), made("[]"));
+    assert_eq!((with.1, without.1), (true, false));
+    assert_eq!(with.0, without.0);
 }
 
 #[test]

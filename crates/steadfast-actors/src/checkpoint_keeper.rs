@@ -60,6 +60,11 @@ fn open_mark(session: &SessionId) -> Key {
     Key::meta(&format!("open/{session}"))
 }
 
+/// Completed sessions that are not packed yet, so that a start finds what a crash left.
+fn unpacked_mark(session: &SessionId) -> Key {
+    Key::meta(&format!("unpacked/{session}"))
+}
+
 /// Undelivered issues, so that the outbox does not read the delivered ones.
 fn pending_mark(key: &str) -> Key {
     Key::meta(&format!("pending/{key}"))
@@ -289,6 +294,9 @@ impl Keeper {
         } else {
             books.open.remove(&session.id);
             batch.delete(open_mark(&session.id));
+            if session.phase == Phase::Completed {
+                batch.put_value(unpacked_mark(&session.id), MARK, "")?;
+            }
             *finished(&mut books.counts, session.phase) += 1;
         }
         books.counts.unfinished = books.open.len();
@@ -367,6 +375,7 @@ impl Keeper {
         let Some(record) = self.record(session)? else { return Ok(()) };
         let mut batch = Batch::new();
         batch.delete_all(Prefix::session_parts(session));
+        batch.delete(unpacked_mark(session));
         batch.put_value(Key::session_head(session), FINISHED, &record)?;
         self.commit(batch).await
     }

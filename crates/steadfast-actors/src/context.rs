@@ -17,7 +17,7 @@ use steadfast_core::session::{AgentResult, CheckOutcome, Milestone, Run, Session
 use steadfast_prompt::Idea;
 use steadfast_repo::checks::{CheckOptions, run_checks};
 use steadfast_repo::sandbox::Sandbox;
-use steadfast_repo::{Repository, Worktree};
+use steadfast_repo::{Draft, FileError, RepoError, Repository, Worktree};
 use tokio::sync::oneshot;
 
 use crate::budget::Ledger;
@@ -44,7 +44,51 @@ const WORKER_PAUSE: Duration = Duration::from_millis(50);
 /// The repository and the session's own place in it.
 pub(crate) struct Workspace {
     pub(crate) repository: Repository,
-    pub(crate) worktree: Worktree,
+    files: Files,
+}
+
+/// A session's own files.
+enum Files {
+    /// On disk, for the checks that run on them.
+    Worktree(Worktree),
+    /// In memory, where no check is configured.
+    Draft(Draft),
+}
+
+impl Workspace {
+    fn reset_to(&self, commit: &CommitId) -> Result<(), RepoError> {
+        match &self.files {
+            Files::Worktree(worktree) => worktree.reset_to(commit),
+            Files::Draft(draft) => {
+                draft.reset_to(commit);
+                Ok(())
+            }
+        }
+    }
+
+    fn may_write(&self, path: &RepoPath) -> Result<(), FileError> {
+        match &self.files {
+            Files::Worktree(worktree) => worktree.may_write(path),
+            Files::Draft(draft) => draft.may_write(&self.repository, path),
+        }
+    }
+
+    /// `None` deletes the file.
+    fn put(&self, path: &RepoPath, text: Option<&str>) -> Result<(), FileError> {
+        match (&self.files, text) {
+            (Files::Worktree(worktree), Some(text)) => worktree.write(path, text.as_bytes()),
+            (Files::Worktree(worktree), None) => worktree.delete(path).map(|_existed| ()),
+            (Files::Draft(draft), Some(text)) => draft.write(&self.repository, path, text.as_bytes()),
+            (Files::Draft(draft), None) => draft.delete(&self.repository, path).map(|_existed| ()),
+        }
+    }
+
+    fn diff(&self, base: &CommitId, paths: &[RepoPath], context: u32, max_bytes: usize) -> Result<String, RepoError> {
+        match &self.files {
+            Files::Worktree(worktree) => worktree.diff(base, paths, context, max_bytes),
+            Files::Draft(draft) => draft.diff(&self.repository, base, paths, context, max_bytes),
+        }
+    }
 }
 
 /// What file agents need to know of their milestone.
@@ -168,7 +212,7 @@ impl SessionContext {
 
     pub(crate) fn workspace(&self) -> Result<Arc<Workspace>, StopReason> {
         let workspace = self.workspace.get().cloned();
-        workspace.ok_or_else(|| StopReason::Broken("the worktree was not prepared".to_owned()))
+        workspace.ok_or_else(|| StopReason::Broken("the session's files were not prepared".to_owned()))
     }
 
     /// Runs blocking work on the repository. A panic in there fails the session, not the process.
@@ -182,7 +226,7 @@ impl SessionContext {
         }
     }
 
-    /// Opens the worktree, made where it is missing, and brings its files to what the state says.
+    /// Opens the session's files, a worktree made where it is needed and missing, and brings them to what the state says.
     pub(crate) async fn prepare(self: &Arc<Self>, run: &Run) -> Result<(), StopReason> {
         let context = Arc::clone(self);
         let (session, milestone) = (run.session.clone(), run.milestone.clone());
@@ -194,8 +238,12 @@ impl SessionContext {
             Some(workspace) => Arc::clone(workspace),
             None => {
                 let repository = Repository::open(&self.repo_dir).map_err(broken)?;
-                let worktree = repository.add_worktree(&self.worktree_dir, &self.branch, &self.base).map_err(broken)?;
-                let opened = Arc::new(Workspace { repository, worktree });
+                let files = if self.settings.checks.is_empty() {
+                    repository.add_branch(&self.branch, &self.base).map(|()| Files::Draft(Draft::of(&self.base)))
+                } else {
+                    repository.add_worktree(&self.worktree_dir, &self.branch, &self.base).map(Files::Worktree)
+                };
+                let opened = Arc::new(Workspace { repository, files: files.map_err(broken)? });
                 Arc::clone(self.workspace.get_or_init(|| opened))
             }
         };
@@ -204,11 +252,11 @@ impl SessionContext {
             !at_start || milestone.agents.iter().any(|agent| agent.result.is_some())
         };
         if self.is_new && !milestone.is_some_and(begun) {
-            // The files of a worktree that was just made are those of its commit.
+            // Files that were just made are those of their commit.
             return Ok(());
         }
         self.check_branch(&workspace, session, milestone)?;
-        workspace.worktree.reset_to(&session.tip).map_err(broken)?;
+        workspace.reset_to(&session.tip).map_err(broken)?;
         match milestone {
             Some(milestone) if crate::session::needs_files(&milestone.stage) => {
                 let base = self.snapshot(&workspace, &session.tip)?;
@@ -255,7 +303,7 @@ impl SessionContext {
         self.blocking(move || {
             let tip = workspace.repository.branch_tip(&context.branch).map_err(broken)?;
             let tip = tip.ok_or_else(|| StopReason::Broken(format!("branch {} is gone", context.branch)))?;
-            workspace.worktree.reset_to(&tip).map_err(broken)?;
+            workspace.reset_to(&tip).map_err(broken)?;
             let base = context.snapshot(&workspace, &tip)?;
             context.write_out(&workspace, &base, &milestone)
         })
@@ -271,8 +319,10 @@ impl SessionContext {
     /// Runs the configured checks in the worktree. `milestone` is for the log; 0: before the first.
     pub(crate) async fn check(&self, milestone: u32) -> Result<Vec<CheckOutcome>, StopReason> {
         let workspace = self.workspace()?;
+        // Without a worktree there is no check that could run.
+        let Files::Worktree(worktree) = &workspace.files else { return Ok(Vec::new()) };
         let options = CheckOptions {
-            dir: workspace.worktree.dir().to_owned(),
+            dir: worktree.dir().to_owned(),
             timeout: self.settings.check_timeout,
             sandbox: match &self.settings.bwrap {
                 None => Sandbox::None,

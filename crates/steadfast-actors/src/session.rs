@@ -83,7 +83,7 @@ pub(crate) struct SessionArgs {
 pub(crate) struct SessionState {
     args: SessionArgs,
     run: Run,
-    /// The worktree holds the milestone's files as the state says.
+    /// The session's own files are what the state says.
     prepared: bool,
     /// Batches on their way to the disk that nobody has waited for yet.
     savings: Vec<Saving>,
@@ -570,7 +570,7 @@ async fn review(
     Ok(Happened::Reviewed(ReviewOutcome { review, writer, degraded: true }))
 }
 
-/// Whether the milestone's files must lie in the worktree before the next action.
+/// Whether the milestone's files must lie ready before the next action.
 pub(crate) fn needs_files(stage: &Stage) -> bool {
     !matches!(stage, Stage::Degrading | Stage::Done)
 }

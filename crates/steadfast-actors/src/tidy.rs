@@ -1,7 +1,8 @@
 //! Finishes what a process that ended too early left of a session that is over.
 //!
-//! Invariant: a session's worktree goes last, so where there is none, nothing else is left to do.
+//! Two things tell what is left to do: the index of completed sessions that are not packed, and the worktrees on disk.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use steadfast_core::ids::SessionId;
@@ -19,13 +20,18 @@ pub(crate) fn worktree(state_dir: &Path, session: &SessionId) -> PathBuf {
     worktrees(state_dir).join(session.as_str())
 }
 
-/// Packs and clears all sessions that are over and still have a worktree. At a start, before anything works.
+/// Packs completed sessions and clears worktrees of those that are over. At a start, before anything works.
 pub(crate) async fn all(keeper: &Keeper, state_dir: &Path) {
-    let Ok(worktrees) = std::fs::read_dir(worktrees(state_dir)) else { return };
-    for entry in worktrees.flatten() {
-        let id = entry.file_name().to_str().and_then(|name| SessionId::parse(name).ok());
-        let Some(Ok(Some(session))) = id.map(|id| keeper.head(&id)) else { continue };
-        one(keeper, state_dir, &session).await;
+    let unpacked = keeper.unpacked().unwrap_or_else(|error| {
+        tracing::warn!(error = %error, "finished sessions not packed");
+        Vec::new()
+    });
+    let on_disk = std::fs::read_dir(worktrees(state_dir)).into_iter().flatten().flatten();
+    let named = on_disk.filter_map(|entry| SessionId::parse(entry.file_name().to_str()?).ok());
+    for id in unpacked.into_iter().chain(named).collect::<BTreeSet<_>>() {
+        if let Ok(Some(session)) = keeper.head(&id) {
+            one(keeper, state_dir, &session).await;
+        }
     }
 }
 

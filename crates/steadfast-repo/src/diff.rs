@@ -1,22 +1,62 @@
 //! A unified diff of what a milestone changed, for the reviewer's prompt.
 
-use git2::{DiffOptions, Patch};
-use steadfast_core::ids::RepoPath;
+use std::path::Path;
 
-use crate::error::{RepoError, git_at};
+use git2::{DiffOptions, Patch};
+use steadfast_core::ids::{CommitId, RepoPath};
+
+use crate::error::{FileError, RepoError, git_at};
+use crate::repository::find_commit;
+use crate::worktree::MAX_DIFF_FILE_BYTES;
 
 /// One file before and after; `None`: it does not exist on that side.
-pub(crate) struct Pair<'a> {
-    pub(crate) path: &'a RepoPath,
-    pub(crate) old: Option<Vec<u8>>,
-    pub(crate) new: Option<Vec<u8>>,
+struct Pair<'a> {
+    path: &'a RepoPath,
+    old: Option<Vec<u8>>,
+    new: Option<Vec<u8>>,
 }
 
 /// The last line of a diff that was cut.
 pub(crate) const CUT: &str = "[the diff was cut here: it is longer than fits]\n";
 
+/// The files at `paths` as they are in `base` against what `now` reads of them.
+pub(crate) fn of_paths(
+    git: &git2::Repository,
+    base: &CommitId,
+    paths: &[RepoPath],
+    now: impl Fn(&RepoPath) -> Result<Option<Vec<u8>>, FileError>,
+    context_lines: u32,
+    max_bytes: usize,
+) -> Result<String, RepoError> {
+    let tree = find_commit(git, base)?.tree().map_err(git_at("read a tree"))?;
+    let mut out = String::new();
+    for path in paths {
+        if out.len() > max_bytes {
+            break;
+        }
+        let new = match now(path) {
+            Ok(new) => new,
+            Err(fault @ FileError::Io { .. }) => return Err(fault.into()),
+            Err(fault) => {
+                out.push_str(&format!("diff --git a/{path} b/{path}\n[not shown: {fault}]\n"));
+                continue;
+            }
+        };
+        let entry = tree.get_path(Path::new(path.as_str())).ok();
+        let blob = entry.and_then(|entry| entry.to_object(git).ok()?.into_blob().ok());
+        let old = blob.map(|blob| blob.content().to_vec());
+        if old.as_ref().is_some_and(|old| old.len() as u64 > MAX_DIFF_FILE_BYTES) {
+            out.push_str(&format!("diff --git a/{path} b/{path}\n[not shown: the old file is too large]\n"));
+            continue;
+        }
+        append(&mut out, &Pair { path, old, new }, context_lines)?;
+    }
+    cut(&mut out, max_bytes);
+    Ok(out)
+}
+
 /// Appends one file's part. Nothing for a file that did not change.
-pub(crate) fn append(out: &mut String, pair: &Pair<'_>, context_lines: u32) -> Result<(), RepoError> {
+fn append(out: &mut String, pair: &Pair<'_>, context_lines: u32) -> Result<(), RepoError> {
     if pair.old == pair.new {
         return Ok(());
     }
@@ -61,7 +101,7 @@ pub(crate) fn append(out: &mut String, pair: &Pair<'_>, context_lines: u32) -> R
 }
 
 /// Cuts at the end of a line, so that the whole, with a last line that says so, has at most `max_bytes`.
-pub(crate) fn cut(out: &mut String, max_bytes: usize) {
+fn cut(out: &mut String, max_bytes: usize) {
     if out.len() <= max_bytes {
         return;
     }

@@ -16,6 +16,7 @@
 pub mod checks;
 mod confined;
 mod diff;
+mod draft;
 mod error;
 mod exclude;
 mod objects;
@@ -27,6 +28,7 @@ pub mod sandbox;
 pub mod static_checks;
 mod worktree;
 
+pub use draft::Draft;
 pub use error::{FileError, GitError, RepoError};
 pub use exclude::{Exclude, ExcludeError};
 pub use objects::{Author, FileChange};

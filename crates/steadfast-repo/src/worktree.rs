@@ -22,10 +22,10 @@ use crate::refs::{self, Moved, commit_id};
 use crate::repository::{Repository, find_commit, move_branch};
 
 /// Files above this size are named in a diff, not shown.
-const MAX_DIFF_FILE_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_DIFF_FILE_BYTES: u64 = 1 << 20;
 
 /// A file above this size is not shown to models, so they do not write it either.
-const MAX_REPLACED_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_REPLACED_BYTES: u64 = 1 << 20;
 /// The mode of a submodule in an index.
 const SUBMODULE: u32 = 0o160_000;
 
@@ -73,6 +73,15 @@ impl Repository {
         Ok(worktree)
     }
 
+    /// The session's branch without a worktree, made at `at` if it does not exist.
+    ///
+    /// # Errors
+    /// [`RepoError::ForeignCommit`] when the branch exists and does not descend from `at`; [`RepoError::UnknownCommit`];
+    /// [`RepoError::BranchBlocked`]; [`RepoError::Io`].
+    pub fn add_branch(&self, branch: &str, at: &CommitId) -> Result<(), RepoError> {
+        claim_branch(&self.git(), branch, at).map(|_tip| ())
+    }
+
     /// Removes the worktree at `dir` with everything in it, ignored files too. Its branch stays. One that is gone, or
     /// half gone, is fine.
     ///
@@ -88,6 +97,11 @@ impl Repository {
         fs::remove_dir(self.git_dir().join("worktrees")).ok();
         Ok(())
     }
+}
+
+/// Whether a model can be shown this and can write it anew: UTF-8 without a NUL, by which git too tells what is no text.
+pub(crate) fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok() && !bytes.contains(&0)
 }
 
 /// Creates the branch, or sees that it may be ours. Where it is.
@@ -330,8 +344,9 @@ impl Worktree {
     /// or a NUL, by which git too tells what is no text.
     pub fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<String>, FileError> {
         let bytes = self.confined("read", path)?.read(path, max_bytes)?;
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
-        bytes.map(|bytes| text(bytes).ok_or_else(|| FileError::NotText { path: path.clone() })).transpose()
+        let no_text = || FileError::NotText { path: path.clone() };
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| is_text(text.as_bytes()));
+        bytes.map(|bytes| text(bytes).ok_or_else(no_text)).transpose()
     }
 
     /// Whether a text may take this path's place, without writing: to be asked before a model is, or before an answer is
@@ -397,34 +412,8 @@ impl Worktree {
         max_bytes: usize,
     ) -> Result<String, RepoError> {
         let files = self.files()?;
-        let git = self.git();
-        let tree = find_commit(&git, base)?.tree().map_err(git_at("read a tree"))?;
-        let mut out = String::new();
-        for path in paths {
-            if out.len() > max_bytes {
-                break;
-            }
-            let new = match files.read(path, MAX_DIFF_FILE_BYTES) {
-                Ok(new) => new,
-                Err(FileError::Io { what, source, .. }) => {
-                    return Err(RepoError::Io { what, path: self.dir.join(path.as_str()), source });
-                }
-                Err(fault) => {
-                    out.push_str(&format!("diff --git a/{path} b/{path}\n[not shown: {fault}]\n"));
-                    continue;
-                }
-            };
-            let entry = tree.get_path(Path::new(path.as_str())).ok();
-            let blob = entry.and_then(|entry| entry.to_object(&git).ok()?.into_blob().ok());
-            let old = blob.map(|blob| blob.content().to_vec());
-            if old.as_ref().is_some_and(|old| old.len() as u64 > MAX_DIFF_FILE_BYTES) {
-                out.push_str(&format!("diff --git a/{path} b/{path}\n[not shown: the old file is too large]\n"));
-                continue;
-            }
-            diff::append(&mut out, &diff::Pair { path, old, new }, context_lines)?;
-        }
-        diff::cut(&mut out, max_bytes);
-        Ok(out)
+        let now = |path: &RepoPath| files.read(path, MAX_DIFF_FILE_BYTES);
+        diff::of_paths(&self.git(), base, paths, now, context_lines, max_bytes)
     }
 
     /// Makes the index that of `commit`, so that `git status` in the worktree is clean after the branch has moved there.

@@ -39,11 +39,16 @@ fn scan(store: &dyn CheckpointStore, scan: &Scan) -> Result<Vec<(Key, Record)>, 
     Ok(scanned.entries)
 }
 
+/// The sessions that an index names.
+fn marked(store: &dyn CheckpointStore, index: &str) -> Result<Vec<SessionId>, KeeperError> {
+    let keys = store.keys(&Scan::all(Prefix::metas_named(index)))?;
+    let named = |key: &Key| key.name().strip_prefix(index).and_then(|id| SessionId::parse(id).ok());
+    Ok(keys.iter().filter_map(named).collect())
+}
+
 pub(super) fn books(store: &dyn CheckpointStore) -> Result<Books, KeeperError> {
     let mut open = HashMap::new();
-    for (key, _) in scan(store, &Scan::all(Prefix::metas_named("open/")))? {
-        let id = key.name().strip_prefix("open/").and_then(|id| SessionId::parse(id).ok());
-        let Some(id) = id else { continue };
+    for id in marked(store, "open/")? {
         if let Some(session) = value::<Session>(store, &Key::session_head(&id), HEAD)? {
             open.insert(id, session.phase);
         }
@@ -102,6 +107,14 @@ impl Keeper {
             issues.push(decode(ISSUE, &record)?);
         }
         Ok(issues)
+    }
+
+    /// Completed sessions that a crash kept from being packed.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub(crate) fn unpacked(&self) -> Result<Vec<SessionId>, KeeperError> {
+        marked(self.store(), "unpacked/")
     }
 
     /// The newest sessions, newest first.

@@ -167,7 +167,7 @@ impl SessionContext {
     fn one_file(&self, work: &CoderWork, task: &AgentTask, path: &RepoPath) -> Result<Task, StopReason> {
         let workspace = self.workspace()?;
         // Before anything is paid for: a path that leads through a link fails here.
-        workspace.worktree.may_write(path).map_err(broken)?;
+        workspace.may_write(path).map_err(broken)?;
         let base_text = work.base.text(&workspace.repository, path)?;
         if base_text.is_some() && self.settings.exclude.matches(path.as_str()) {
             return Err(StopReason::Broken(format!(
@@ -293,7 +293,7 @@ impl SessionContext {
                 (None, _) => {}
             }
         }
-        let diff = workspace.worktree.diff(&session.tip, &paths, 3, MAX_DIFF_BYTES).map_err(broken)?;
+        let diff = workspace.diff(&session.tip, &paths, 3, MAX_DIFF_BYTES).map_err(broken)?;
         let failed_files: Vec<FailedFile<'_>> =
             failed.iter().map(|(path, reason)| FailedFile { path, reason }).collect();
         let checks = facts(&milestone.checks);
@@ -317,7 +317,7 @@ fn may_choose(
     path: &RepoPath,
     all: &[RepoPath],
 ) -> Result<(), String> {
-    workspace.worktree.may_write(path).map_err(|error| crate::chain(&error))?;
+    workspace.may_write(path).map_err(|error| crate::chain(&error))?;
     let below =
         |other: &&RepoPath| other.as_str().strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
     if let Some(other) = all.iter().find(below) {

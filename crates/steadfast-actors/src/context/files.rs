@@ -1,4 +1,4 @@
-//! The files of a milestone, made from its answers: what is written to the worktree and what is committed.
+//! The files of a milestone, made from its answers: what is laid out for checks and review, and what is committed.
 //!
 //! Invariant: a milestone's files are a function of its base commit and its answers, so they can be made again at any
 //! time, and are the same then.
@@ -105,7 +105,7 @@ impl SessionContext {
         Ok(contents)
     }
 
-    /// Writes what the milestone's agents have done so far into the worktree.
+    /// Writes what the milestone's agents have done so far into the session's own files.
     pub(super) fn write_out(
         &self,
         workspace: &Workspace,
@@ -118,7 +118,7 @@ impl SessionContext {
         Ok(())
     }
 
-    /// Deletes a file from the worktree.
+    /// Deletes a file from the session's own ones.
     ///
     /// # Errors
     /// For a person: the path leads through a link, or the disk refused.
@@ -196,7 +196,7 @@ impl SessionContext {
                 let workspace = context.workspace()?;
                 let base = context.snapshot(&workspace, &tip)?;
                 let drafts = context.contents(&workspace, &base, &milestone)?;
-                workspace.worktree.reset_to(&tip).map_err(broken)?;
+                workspace.reset_to(&tip).map_err(broken)?;
                 let files = context.manual_files(&milestone, &prompt, drafts)?;
                 for (path, text) in &files {
                     write_one(&workspace, path, Some(text)).map_err(StopReason::Broken)?;
@@ -296,9 +296,5 @@ impl SessionContext {
 }
 
 fn write_one(workspace: &Workspace, path: &RepoPath, text: Option<&str>) -> Result<(), String> {
-    let done = match text {
-        Some(text) => workspace.worktree.write(path, text.as_bytes()),
-        None => workspace.worktree.delete(path).map(|_existed| ()),
-    };
-    done.map_err(|error| crate::chain(&error))
+    workspace.put(path, text).map_err(|error| crate::chain(&error))
 }

@@ -275,3 +275,18 @@ async fn an_issue_whose_receipt_was_lost_is_found_and_not_filed_again() {
     assert!(next.handle.keeper().undelivered().unwrap().is_empty());
     assert_eq!(yard.tracker.filed().len(), 1);
 }
+
+/// It was killed between the end of a session and its packing.
+#[tokio::test(start_paused = true)]
+async fn a_completed_session_that_was_not_packed_is_packed_at_the_next_start() {
+    let (journal, gate) = (Journal::new(), Gate::new());
+    let yard = Yard::start(&gated_planners(&journal, &gate)).await;
+    let id = yard.submit("one", "repo").await.unwrap();
+    settle().await;
+    let mut session = yard.handle.keeper().head(&id).unwrap().unwrap();
+    session.phase = Phase::Completed;
+    yard.handle.keeper().save(vec![Write::Head(Box::new(session))]).await.unwrap();
+    let next = yard.after_kill(&all_rounder(&Journal::new())).await;
+    assert_eq!(next.handle.keeper().unpacked().unwrap(), []);
+    assert_eq!(yard.handle.keeper().unpacked().unwrap(), [id]);
+}

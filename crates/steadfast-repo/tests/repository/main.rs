@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the fixture is a test as well")]
 
 mod commits;
+mod drafts;
 mod fixture;
 mod opening;
 mod worktrees;
