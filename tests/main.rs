@@ -11,6 +11,7 @@ mod breaker_simulate;
 mod budgets;
 mod daemon;
 mod failover;
+mod foreground;
 mod kills;
 mod partial;
 mod refusals;

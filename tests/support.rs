@@ -380,6 +380,16 @@ impl Running {
         wait_until(&format!("{text:?} on standard error"), || self.said().contains(text).then_some(()));
     }
 
+    /// How often its threads have gone to sleep by themselves so far.
+    pub(crate) fn rests(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id().as_raw_nonzero()));
+        let of_task = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse::<u64>().ok()
+        };
+        tasks.into_iter().flatten().flatten().filter_map(of_task).sum()
+    }
+
     fn id(&self) -> rustix::process::Pid {
         let child = self.child.as_ref().expect("it was not waited for");
         rustix::process::Pid::from_child(child)

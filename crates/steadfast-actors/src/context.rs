@@ -15,7 +15,7 @@ use steadfast_core::ids::{CommitId, IdeaId, RepoPath, Role, SessionId};
 use steadfast_core::plan::{Plan, ReviewIssue};
 use steadfast_core::session::{AgentResult, CheckOutcome, Milestone, Run, Session, Stage, StepKey};
 use steadfast_prompt::Idea;
-use steadfast_repo::checks::{CheckOptions, run_checks};
+use steadfast_repo::checks::{CheckOptions, run_check};
 use steadfast_repo::sandbox::Sandbox;
 use steadfast_repo::{Draft, FileError, RepoError, Repository, Worktree};
 use tokio::sync::oneshot;
@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use crate::budget::Ledger;
 use crate::checkpoint_keeper::Keeper;
 use crate::directory::Directory;
-use crate::event::{Events, Place};
+use crate::event::{Event, Events, Place};
 use crate::file_agent::StopReason;
 use crate::meter::Meter;
 use crate::outbox::OutboxMsg;
@@ -334,16 +334,19 @@ impl SessionContext {
             },
             max_output_bytes: CheckOptions::MAX_OUTPUT_BYTES,
         };
-        let results = run_checks(&self.settings.checks, &options).await;
-        let outcomes: Vec<CheckOutcome> = results.into_iter().map(ask::check_outcome).collect();
-        for check in &outcomes {
-            self.events.tell(crate::event::Event::Checked {
+        let mut outcomes = Vec::with_capacity(self.settings.checks.len());
+        for command in &self.settings.checks {
+            let session = self.session.clone();
+            self.events.tell(Event::Checking { session, milestone, command: command.clone() });
+            let check = ask::check_outcome(run_check(command, &options).await);
+            self.events.tell(Event::Checked {
                 session: self.session.clone(),
                 milestone,
                 command: check.command.clone(),
                 passed: check.passed,
                 summary: check.summary.clone(),
             });
+            outcomes.push(check);
         }
         Ok(outcomes)
     }

@@ -185,6 +185,15 @@ pub enum Event {
         /// It is tried again.
         again: bool,
     },
+    /// A configured check begins.
+    Checking {
+        /// Whose.
+        session: SessionId,
+        /// From 1; 0: before the first.
+        milestone: u32,
+        /// As configured.
+        command: String,
+    },
     /// A configured check ended.
     Checked {
         /// Whose.
@@ -338,6 +347,7 @@ fn log(event: &Event) {
         Event::Judged { session, milestone, ok, all, verdict, again } => {
             info!(%session, milestone, ok, all, ?verdict, again, "milestone judged");
         }
+        Event::Checking { session, milestone, command } => info!(%session, milestone, command, "check begins"),
         Event::Checked { session, milestone, command, passed, summary } => {
             info!(%session, milestone, command, passed, summary, "check ended");
         }

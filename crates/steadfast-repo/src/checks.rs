@@ -63,19 +63,14 @@ pub struct CheckResult {
     pub duration: Duration,
 }
 
-/// Runs each command with `sh -c` in its own process group, one after the other, in the order given, all of them even
-/// when one fails. No input; a clean environment (no keys).
+/// Runs a command with `sh -c` in its own process group. No input; a clean environment (no keys).
 ///
-/// When a check is over or out of time, what is left of its process group is killed. Dropping the future kills it too.
-/// Without a sandbox a process that leaves the group (`setsid`) survives; inside one nothing does.
-pub async fn run_checks(checks: &[String], options: &CheckOptions) -> Vec<CheckResult> {
-    let mut results = Vec::with_capacity(checks.len());
-    for command in checks {
-        let start = Instant::now();
-        let (outcome, output) = run(command, options).await;
-        results.push(CheckResult { command: command.clone(), outcome, output, duration: start.elapsed() });
-    }
-    results
+/// When it is over or out of time, what is left of its process group is killed. Dropping the future kills it too. Without a
+/// sandbox a process that leaves the group (`setsid`) survives; inside one nothing does.
+pub async fn run_check(command: &str, options: &CheckOptions) -> CheckResult {
+    let start = Instant::now();
+    let (outcome, output) = run(command, options).await;
+    CheckResult { command: command.to_owned(), outcome, output, duration: start.elapsed() }
 }
 
 /// How long an output that stays open after its command is gone is read: a process that left the group holds it.

@@ -9,7 +9,7 @@
 //!   a commit are the same bytes.
 //! - Nothing is read or written through a symbolic link.
 //!
-//! Everything blocks, except [`checks::run_checks`]; async callers use a blocking task.
+//! Everything blocks, except [`checks::run_check`]; async callers use a blocking task.
 //!
 //! Must not know: models, phases of a session, actors.
 

@@ -22,10 +22,10 @@ const STARTING_AT_MOST: Duration = Duration::from_secs(10);
 /// How long one is waited for that does not hold it yet.
 const STARTING_SOON: Duration = Duration::from_secs(1);
 /// How often the socket is looked at meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Whether some process holds the store. The lock is let go of at once where it was free.
-fn is_locked(state_dir: &Path) -> bool {
+pub(crate) fn is_locked(state_dir: &Path) -> bool {
     std::fs::File::open(state_dir.join("store/lock"))
         .is_ok_and(|file| rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err())
 }

@@ -28,6 +28,16 @@ use crate::wire::{ErrorBody, ModelRow, RateReport, ResetBody, ResetDone, Roles, 
 pub(crate) struct Control {
     pub(crate) setup: Setup,
     pub(crate) handle: Handle,
+    pub(crate) serves: Serves,
+}
+
+/// What the process is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// It is a daemon.
+    Everyone,
+    /// It carries one session in the foreground and ends with it: it can be looked at and cancelled, and takes nothing new.
+    OneSession,
 }
 
 /// A server that can be stopped.
@@ -75,6 +85,22 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
     Ok(Server { stop, task: tokio::spawn(async move { server.await }) })
 }
 
+/// Stops listening, saves every session and ends the actors. Answers the sessions that were at work or waited.
+pub(crate) async fn end(
+    control: Arc<Control>,
+    server: Server,
+    socket: &Path,
+    reason: &str,
+) -> Result<Vec<SessionId>, Failure> {
+    server.stop().await;
+    // The socket goes first, so that nobody finds a process that takes no work.
+    let _ = std::fs::remove_file(socket);
+    let Ok(control) = Arc::try_unwrap(control).map_err(|_| ()) else {
+        return Err(Failure::Failed("a request still holds the engine".to_owned()));
+    };
+    Ok(control.handle.shutdown(reason).await)
+}
+
 type Shared = State<Arc<Control>>;
 
 /// The one place where a failure becomes a status.
@@ -89,6 +115,17 @@ impl IntoResponse for Failure {
 }
 
 impl Control {
+    fn takes_work(&self) -> Result<(), Failure> {
+        match self.serves {
+            Serves::Everyone => Ok(()),
+            Serves::OneSession => Err(Failure::Usage(
+                "a session is carried in the foreground on this state directory, and nothing else is begun beside it: \
+                 wait for its end, or use `steadfast daemon`, which carries many"
+                    .to_owned(),
+            )),
+        }
+    }
+
     /// Reading the store may touch the disk; the runtime's threads are not for waiting on it.
     async fn read<T: Send + 'static>(
         self: &Arc<Self>,
@@ -122,6 +159,7 @@ async fn session(State(control): Shared, UrlPath(id): UrlPath<String>) -> Result
 
 async fn submit(State(control): Shared, Json(body): Json<SubmitBody>) -> Result<Json<Submitted>, Response> {
     let submission = async {
+        control.takes_work()?;
         let idea = Idea::parse(&body.idea, &body.file_stem).map_err(|error| Failure::Usage(error.to_string()))?;
         control.setup.check_callable(body.allow_degraded)?;
         run::prepare(idea, PathBuf::from(body.repo), body.allow_degraded).await
@@ -152,6 +190,9 @@ async fn order(
             look::find(control.handle.keeper(), id.as_deref(), true)
         })
         .await?;
+    if order != "cancel" {
+        control.takes_work()?;
+    }
     let done = match order.as_str() {
         "cancel" => control.handle.cancel(&session).await,
         "resume" => control.handle.take_up(&session, false).await,
@@ -203,7 +244,7 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
     });
     let (sessions, outbox) = rest.await?;
     Ok(Json(StatusBody {
-        daemon: true,
+        daemon: control.serves == Serves::Everyone,
         roles,
         rates: RateReport::all(&control.handle.meter().rates(), now_minute()),
         sessions,

@@ -279,7 +279,13 @@ impl View {
                 let line = self.paint(if ok == all { GREEN } else { YELLOW }, &text);
                 self.line(&line);
             }
-            Event::Checked { command, passed, summary, milestone, .. } => {
+            Event::Checking { session, command, .. } => {
+                let work = Work { who: "check".to_owned(), since: Instant::now(), what: harmless(command) };
+                self.work.insert(format!("{session} check"), work);
+                self.draw("");
+            }
+            Event::Checked { session, command, passed, summary, milestone } => {
+                self.work.remove(&format!("{session} check"));
                 let when = if *milestone == 0 { " (before any change)" } else { "" };
                 let (mark, code) = if *passed { ("✓", GREEN) } else { ("✗", RED) };
                 let line = self.paint(code, &format!("{mark} check `{command}`{when}: {summary}"));

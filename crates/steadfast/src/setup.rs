@@ -22,10 +22,19 @@ use steadfast_repo::Exclude;
 use steadfast_repo::sandbox::find_bwrap;
 
 use crate::cli::Global;
+use crate::client::{Client, LOOK_AGAIN, is_locked};
 use crate::exit::{Failure, failed};
 
 /// How long a command waits for another process to let go of the store (SPEC 10).
 const STORE_WAIT: Duration = Duration::from_secs(10);
+
+/// Who has the store.
+pub(crate) enum Access {
+    /// A daemon, or a session in the foreground, that answers for it.
+    Served(Client),
+    /// This process.
+    Own(Keeper),
+}
 
 /// A checked configuration and what was found out about it.
 pub(crate) struct Setup {
@@ -37,7 +46,11 @@ impl Setup {
     /// Reads and checks the configuration.
     pub(crate) fn load(global: &Global) -> Result<Self, Failure> {
         let loaded = load(global)?;
-        Ok(Self { config: loaded.config.clone(), loaded })
+        let mut config = loaded.config.clone();
+        // Issues' addresses and worktrees outlive the folder that this process was started in.
+        config.daemon.state_dir = std::path::absolute(&config.daemon.state_dir)
+            .map_err(|error| failed("cannot find the state directory", &error))?;
+        Ok(Self { config, loaded })
     }
 
     pub(crate) fn state_dir(&self) -> &Path {
@@ -45,7 +58,7 @@ impl Setup {
     }
 
     /// Each model's client, or why it cannot be called.
-    fn clients(&self) -> BTreeMap<ModelId, Result<Arc<dyn ModelClient>, String>> {
+    pub(crate) fn clients(&self) -> BTreeMap<ModelId, Result<Arc<dyn ModelClient>, String>> {
         let environment = Environment::of_process();
         let mut clients = BTreeMap::new();
         for role in Role::ALL {
@@ -119,7 +132,7 @@ impl Setup {
         let failover = &config.failover;
         let micros = |budget: Option<Micros>| budget.map(|micros| micros.0);
         let state_dir = config.daemon.state_dir.clone();
-        let fail_primary = std::env::var("FAIL_PRIMARY").is_ok_and(|value| value == "true" || value == "1");
+        let fail_primary = is_set("FAIL_PRIMARY");
         if fail_primary {
             crate::progress::note(
                 "!! FAIL_PRIMARY is set: the first model of each role fails on purpose; no call is made to it",
@@ -132,13 +145,7 @@ impl Setup {
             shutdown_grace: config.daemon.shutdown_grace,
             roles: Role::ALL.iter().map(|role| (*role, config.roles.of(*role).to_vec())).collect(),
             models: Arc::new(models.collect()),
-            breaker: BreakerConfig {
-                failure_threshold: failover.failure_threshold,
-                reset_timeout: failover.reset_timeout,
-                monitoring_period: failover.monitoring_period,
-                max_open: failover.max_open,
-                probe_lease: failover.reset_timeout,
-            },
+            breaker: self.breaker(),
             failover: failover::Policy {
                 max_retries: failover.max_retries,
                 backoff_initial: failover.backoff.initial,
@@ -170,6 +177,18 @@ impl Setup {
             tracker: Arc::new(LocalTracker::new(state_dir.join("issues"))),
             state_dir,
         })
+    }
+
+    /// The breaker of every model, as configured.
+    pub(crate) fn breaker(&self) -> BreakerConfig {
+        let failover = &self.config.failover;
+        BreakerConfig {
+            failure_threshold: failover.failure_threshold,
+            reset_timeout: failover.reset_timeout,
+            monitoring_period: failover.monitoring_period,
+            max_open: failover.max_open,
+            probe_lease: failover.reset_timeout,
+        }
     }
 
     /// The way of a session, as configured.
@@ -226,6 +245,27 @@ impl Setup {
         Ok(templates)
     }
 
+    /// Finds who answers for the store, or opens it. Another process that holds it and does not answer is waited for: it
+    /// is starting or ending.
+    pub(crate) async fn access(&self) -> Result<Access, Failure> {
+        let start = tokio::time::Instant::now();
+        loop {
+            if let Some(client) = Client::connect(self.state_dir()).await {
+                return Ok(Access::Served(client));
+            }
+            let is_last = start.elapsed() >= STORE_WAIT;
+            if is_last || !is_locked(self.state_dir()) {
+                match self.open_store_within(Duration::ZERO).await {
+                    Ok(keeper) => return Ok(Access::Own(keeper)),
+                    // Another one was quicker.
+                    Err(_) if !is_last && is_locked(self.state_dir()) => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Opens the store, waiting for another process to let go of it.
     pub(crate) async fn open_store(&self) -> Result<Keeper, Failure> {
         self.open_store_within(STORE_WAIT).await
@@ -236,12 +276,15 @@ impl Setup {
         keeper.map_err(|error| failed("cannot open the store", &error))
     }
 
-    /// Opens the store and starts the actors.
-    pub(crate) async fn start(&self) -> Result<Handle, Failure> {
-        let settings = self.settings()?;
-        let keeper = self.open_store().await?;
+    /// Starts the actors over an open store.
+    pub(crate) async fn start(&self, settings: Settings, keeper: Keeper) -> Result<Handle, Failure> {
         steadfast_actors::start(settings, keeper).await.map_err(|error| failed("cannot start", &error))
     }
+}
+
+/// Whether a switch in the environment is on.
+pub(crate) fn is_set(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| value == "true" || value == "1")
 }
 
 /// Reads the layers of the configuration.

@@ -12,9 +12,8 @@ use steadfast_core::breaker::simulate::{self, Op, Step};
 use steadfast_core::ids::ModelId;
 
 use crate::cli::Global;
-use crate::client::Client;
 use crate::exit::{Failure, Outcome, failed};
-use crate::setup::Setup;
+use crate::setup::{Access, Setup};
 use crate::wire::{ResetBody, ResetDone};
 use crate::{print, print_json};
 
@@ -27,13 +26,12 @@ pub(crate) async fn reset(global: &Global, model: Option<String>) -> Outcome {
     if let Some(model) = &model {
         check_model(&setup, model)?;
     }
-    let reset = match Client::connect(setup.state_dir()).await {
-        Some(client) => {
+    let reset = match setup.access().await? {
+        Access::Served(client) => {
             let done: ResetDone = client.post("/v1/breakers/reset", &ResetBody { model }).await?;
             done.reset
         }
-        None => {
-            let keeper = setup.open_store().await?;
+        Access::Own(keeper) => {
             let model = model.as_deref().and_then(|model| ModelId::new(model).ok());
             let reset = keeper.forget_breakers(model.as_ref()).await;
             keeper.close().await;

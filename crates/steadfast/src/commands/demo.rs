@@ -6,7 +6,7 @@ use steadfast_sim::{Sim, demo as sample};
 
 use crate::cli::{DemoArgs, Global};
 use crate::commands::orders::read_idea;
-use crate::commands::run::{Listening, carry, prepare, submit_failure};
+use crate::commands::run::{Foreground, prepare};
 use crate::exit::{Failure, Outcome, failed};
 use crate::progress::note;
 use crate::setup::Setup;
@@ -46,10 +46,9 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Outcome {
     let setup = Setup::load(&global)?;
     logging::start(global.log.as_deref(), None, setup.config.log.format)?;
     let submission = prepare(read_idea(&idea)?, repo.clone(), false).await?;
-    let handle = setup.start().await?;
-    let heard = Listening::begin(&handle)?;
-    let session = handle.submit(submission).await.map_err(|error| submit_failure(&error))?;
-    let outcome = carry(&global, handle, heard, session.clone()).await;
+    let (settings, keeper) = (setup.settings()?, setup.open_store().await?);
+    let session = submission.session.id.clone();
+    let outcome = Foreground::begin(setup, settings, keeper).await?.submit(&global, submission).await;
     let n_requests = server.total();
     server.stop().await;
     if !global.json {

@@ -1,15 +1,13 @@
 //! `sessions`, `show`, `status`, `outbox list`: through the daemon where one runs, else from the store itself.
 
 use steadfast_actors::Keeper;
-use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::ids::{Role, SessionId};
 use steadfast_core::session::{Phase, Policy, Session};
 
 use crate::cli::{Global, SessionsArgs, StatusArgs};
-use crate::client::Client;
 use crate::exit::{FAILED, Failure, Outcome, failed};
 use crate::report::{OutboxReport, Report};
-use crate::setup::Setup;
+use crate::setup::{Access, Setup};
 use crate::wire::{ModelRow, OutboxCounts, RateReport, Roles, SessionCounts, StatusBody};
 use crate::{print, print_json, text};
 
@@ -66,10 +64,10 @@ pub(crate) fn issues(keeper: &Keeper) -> Result<Vec<OutboxReport>, Failure> {
 pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
     let setup = Setup::load(global)?;
     let limit = args.limit.unwrap_or(usize::MAX);
-    let reports: Vec<Report> = match Client::connect(setup.state_dir()).await {
-        Some(client) => client.get(&format!("/v1/sessions?limit={limit}")).await?,
-        None => {
-            let mut reports = list(&setup.open_store().await?, limit, &setup.session_policy())?;
+    let reports: Vec<Report> = match setup.access().await? {
+        Access::Served(client) => client.get(&format!("/v1/sessions?limit={limit}")).await?,
+        Access::Own(keeper) => {
+            let mut reports = list(&keeper, limit, &setup.session_policy())?;
             reports.iter_mut().for_each(Report::nobody_carries_it);
             reports
         }
@@ -84,10 +82,9 @@ pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
 /// `steadfast show`.
 pub(crate) async fn show(global: &Global, id: &str) -> Outcome {
     let setup = Setup::load(global)?;
-    let report: Report = match Client::connect(setup.state_dir()).await {
-        Some(client) => client.get(&format!("/v1/sessions/{id}")).await?,
-        None => {
-            let keeper = setup.open_store().await?;
+    let report: Report = match setup.access().await? {
+        Access::Served(client) => client.get(&format!("/v1/sessions/{id}")).await?,
+        Access::Own(keeper) => {
             let mut report = one(&keeper, &find(&keeper, Some(id), true)?, &setup.session_policy())?;
             report.nobody_carries_it();
             report
@@ -103,9 +100,9 @@ pub(crate) async fn show(global: &Global, id: &str) -> Outcome {
 /// `steadfast outbox list`.
 pub(crate) async fn outbox(global: &Global) -> Outcome {
     let setup = Setup::load(global)?;
-    let reports: Vec<OutboxReport> = match Client::connect(setup.state_dir()).await {
-        Some(client) => client.get("/v1/outbox").await?,
-        None => issues(&setup.open_store().await?)?,
+    let reports: Vec<OutboxReport> = match setup.access().await? {
+        Access::Served(client) => client.get("/v1/outbox").await?,
+        Access::Own(keeper) => issues(&keeper)?,
     };
     if global.json {
         return print_json(&reports);
@@ -117,9 +114,9 @@ pub(crate) async fn outbox(global: &Global) -> Outcome {
 /// `steadfast status`.
 pub(crate) async fn status(global: &Global, args: &StatusArgs) -> Outcome {
     let setup = Setup::load(global)?;
-    let status: StatusBody = match Client::connect(setup.state_dir()).await {
-        Some(client) => client.get("/v1/status").await?,
-        None => from_store(&setup).await?,
+    let status: StatusBody = match setup.access().await? {
+        Access::Served(client) => client.get("/v1/status").await?,
+        Access::Own(keeper) => from_store(&setup, &keeper)?,
     };
     if global.json {
         print_json(&status)?;
@@ -145,17 +142,15 @@ pub(crate) fn now_minute() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_second() / 60).unwrap_or(0)
 }
 
-async fn from_store(setup: &Setup) -> Result<StatusBody, Failure> {
-    let settings = setup.settings()?;
-    let keeper = setup.open_store().await?;
+fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
+    let (clients, breaker) = (setup.clients(), setup.breaker());
     let rates = keeper.rates().map_err(|error| failed("cannot read the store", &error))?;
     let rows = |role: Role| -> Vec<ModelRow> {
         let row = |(at, model): (usize, &steadfast_core::ids::ModelId)| {
-            let unavailable = settings.models.get(model).and_then(|settings| settings.client.as_ref().err());
-            let breaker = keeper.saved_breaker(model, BreakerConfig { ..settings.breaker.clone() });
+            let unavailable = clients.get(model).and_then(|client| client.as_ref().err());
             let (circuit_breaker, retry_in) = match unavailable {
                 Some(reason) => (format!("UNAVAILABLE ({reason})"), None),
-                None => breaker,
+                None => keeper.saved_breaker(model, breaker.clone()),
             };
             ModelRow {
                 model: model.to_string(),
@@ -164,15 +159,15 @@ async fn from_store(setup: &Setup) -> Result<StatusBody, Failure> {
                 retry_in_ms: retry_in.map(|time| time.as_millis() as u64),
             }
         };
-        settings.role(role).iter().enumerate().map(row).collect()
+        setup.config.roles.of(role).iter().enumerate().map(row).collect()
     };
     let roles = Roles { planner: rows(Role::Planner), coder: rows(Role::Coder), reviewer: rows(Role::Reviewer) };
     Ok(StatusBody {
         daemon: false,
         roles,
         rates: RateReport::all(&rates, now_minute()),
-        sessions: count(&keeper, &[], &[])?,
-        outbox: undelivered(&keeper)?,
+        sessions: count(keeper, &[], &[])?,
+        outbox: undelivered(keeper)?,
     })
 }
 

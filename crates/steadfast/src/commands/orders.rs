@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::commands::look;
 use crate::commands::run::absolute;
 use crate::exit::{Failure, Outcome};
-use crate::setup::Setup;
+use crate::setup::{Access, Setup};
 use crate::wire::{SubmitBody, Submitted};
 use crate::{print, print_json};
 
@@ -77,10 +77,11 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Outcome {
 /// `steadfast cancel`.
 pub(crate) async fn cancel(global: &Global, id: &str) -> Outcome {
     let setup = Setup::load(global)?;
-    if let Some(client) = Client::connect(setup.state_dir()).await {
-        return order(global, &client, Some(id), "cancel").await;
-    }
-    let handle = setup.start().await?;
+    let keeper = match setup.access().await? {
+        Access::Served(client) => return order(global, &client, Some(id), "cancel").await,
+        Access::Own(keeper) => keeper,
+    };
+    let handle = setup.start(setup.settings()?, keeper).await?;
     let result = match look::find(handle.keeper(), Some(id), true) {
         Ok(session) => {
             handle.cancel(&session).await.map(|()| session).map_err(|error| Failure::Usage(error.to_string()))

@@ -4,20 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_actors::{Event, Handle, Submission, SubmitError};
+use steadfast_actors::{Event, Keeper, Settings, Submission, SubmitError};
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::Phase;
 use steadfast_prompt::Idea;
 use tokio::sync::broadcast::Receiver;
 
 use crate::cli::{Global, RunArgs};
-use crate::client::Client;
+use crate::client::{Client, socket_path};
 use crate::commands::look;
 use crate::commands::orders::{self, read_idea};
+use crate::control::{self, Control, Server, Serves};
 use crate::exit::{Failure, INTERRUPTED, Outcome, failed};
 use crate::progress::Progress;
 use crate::report::Report;
-use crate::setup::Setup;
+use crate::setup::{Access, Setup, is_set};
 use crate::{logging, print, print_json, signals, text};
 
 /// How often a followed session of a daemon is looked at.
@@ -25,8 +26,7 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
 /// `steadfast run`.
 pub(crate) async fn run(global: &Global, args: RunArgs) -> Outcome {
-    let resume = std::env::var("RESUME").is_ok_and(|value| value == "true" || value == "1");
-    if resume {
+    if is_set("RESUME") {
         let id = std::env::var("IDEA_ID").ok().filter(|id| !id.is_empty());
         let id = id.ok_or_else(|| {
             Failure::Usage("RESUME is set, but IDEA_ID is not: say which idea, e.g. IDEA_ID=002-feature".to_owned())
@@ -43,19 +43,17 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Outcome {
         return follow(global, &client, &session).await;
     }
     logging::start(global.log.as_deref(), None, setup.config.log.format)?;
+    // What is wrong is said before a store is made.
     setup.check_callable(args.allow_degraded)?;
-    let repo = args.repo.clone();
-    let submission = prepare(idea, repo, args.allow_degraded).await?;
-    let handle = setup.start().await?;
-    let heard = Listening::begin(&handle)?;
-    let session = match handle.submit(submission).await {
-        Ok(session) => session,
-        Err(error) => {
-            handle.shutdown("nothing was begun").await;
-            return Err(submit_failure(&error));
+    let submission = prepare(idea, args.repo.clone(), args.allow_degraded).await?;
+    let settings = setup.settings()?;
+    match setup.access().await? {
+        Access::Served(client) => {
+            let session = orders::submit_to(&client, path, &args.repo, args.allow_degraded).await?;
+            follow(global, &client, &session).await
         }
-    };
-    carry(global, handle, heard, session).await
+        Access::Own(keeper) => Foreground::begin(setup, settings, keeper).await?.submit(global, submission).await,
+    }
 }
 
 /// Looks at the repository without holding up the runtime.
@@ -65,7 +63,7 @@ pub(crate) async fn prepare(idea: Idea, repo: PathBuf, allow_degraded: bool) -> 
     prepared.map_err(|error| Failure::Usage(steadfast_actors::chain(&error)))
 }
 
-pub(crate) fn submit_failure(error: &SubmitError) -> Failure {
+fn submit_failure(error: &SubmitError) -> Failure {
     match error {
         SubmitError::Running { .. } | SubmitError::Interrupted { .. } => Failure::Usage(error.to_string()),
         SubmitError::NotSaved(_) | SubmitError::ShuttingDown => Failure::Failed(error.to_string()),
@@ -84,61 +82,83 @@ pub(crate) async fn retry(global: &Global, id: &str) -> Outcome {
 
 async fn resume_one(global: &Global, id: Option<String>, retry: bool) -> Outcome {
     let setup = Setup::load(global)?;
-    if let Some(client) = Client::connect(setup.state_dir()).await {
-        let order = if retry { "retry" } else { "resume" };
-        return orders::order(global, &client, id.as_deref(), order).await;
-    }
-    logging::start(global.log.as_deref(), None, setup.config.log.format)?;
-    let handle = setup.start().await?;
-    let heard = Listening::begin(&handle)?;
-    let found = look::find(handle.keeper(), id.as_deref(), retry);
-    let taken = match found {
-        Ok(session) => {
-            handle.take_up(&session, retry).await.map(|()| session).map_err(|error| Failure::Usage(error.to_string()))
+    let settings = setup.settings()?;
+    let keeper = match setup.access().await? {
+        Access::Served(client) => {
+            let order = if retry { "retry" } else { "resume" };
+            return orders::order(global, &client, id.as_deref(), order).await;
         }
-        Err(failure) => Err(failure),
+        Access::Own(keeper) => keeper,
     };
-    match taken {
-        Ok(session) => carry(global, handle, heard, session).await,
-        Err(failure) => {
-            handle.shutdown("nothing was begun").await;
-            Err(failure)
-        }
+    logging::start(global.log.as_deref(), None, setup.config.log.format)?;
+    let session = look::find(&keeper, id.as_deref(), retry)?;
+    let foreground = Foreground::begin(setup, settings, keeper).await?;
+    match foreground.control.handle.take_up(&session, retry).await {
+        Ok(()) => foreground.carry(global, session).await,
+        Err(error) => foreground.nothing(Failure::Usage(error.to_string())).await,
     }
 }
 
-/// What is listened to from before a session begins, so that none of its events is missed, and no signal that comes when
-/// it is durable already ends the process without a word.
-pub(crate) struct Listening {
+/// The actors and the control socket of a process that carries one session. What is listened to is so from before the
+/// session begins: none of its events is missed, and no signal that comes when it is durable already ends the process without
+/// a word.
+pub(crate) struct Foreground {
+    control: Arc<Control>,
+    server: Server,
+    socket: PathBuf,
     signals: signals::Signals,
     events: Receiver<Arc<Event>>,
 }
 
-impl Listening {
+impl Foreground {
     /// Once a process, after the store is open: whoever waits for its lock must still be stopped by the first signal.
-    pub(crate) fn begin(handle: &Handle) -> Result<Self, Failure> {
-        Ok(Self { signals: signals::listen()?, events: handle.events().watch() })
+    pub(crate) async fn begin(setup: Setup, settings: Settings, keeper: Keeper) -> Result<Self, Failure> {
+        let handle = setup.start(settings, keeper).await?;
+        let (signals, events) = (signals::listen()?, handle.events().watch());
+        let socket = socket_path(setup.state_dir());
+        let control = Arc::new(Control { setup, handle, serves: Serves::OneSession });
+        let server = control::serve(&socket, Arc::clone(&control)).await?;
+        Ok(Self { control, server, socket, signals, events })
+    }
+
+    /// Carries a new session.
+    pub(crate) async fn submit(self, global: &Global, submission: Submission) -> Outcome {
+        match self.control.handle.submit(submission).await {
+            Ok(session) => self.carry(global, session).await,
+            Err(error) => self.nothing(submit_failure(&error)).await,
+        }
+    }
+
+    /// Ends it, for a reason that the caller has to tell.
+    async fn nothing(self, failure: Failure) -> Outcome {
+        control::end(self.control, self.server, &self.socket, "nothing was begun").await?;
+        Err(failure)
+    }
+
+    /// Shows the way of one session until it is over or a signal comes, and prints its report.
+    async fn carry(self, global: &Global, session: SessionId) -> Outcome {
+        let Self { control, server, socket, signals, events } = self;
+        let progress = Progress::start(events, global.log.is_none());
+        let mut alarm = control.handle.alarm();
+        let stopped = tokio::select! {
+            () = control.handle.wait(&session) => None,
+            reason = signals::first(signals) => Some(reason.to_owned()),
+            alarm = alarm.wait_for(Option::is_some) => {
+                Some(alarm.ok().and_then(|reason| reason.clone()).unwrap_or_default())
+            }
+        };
+        let failed_for_good = control.handle.alarm().borrow().is_some();
+        let keeper = control.handle.keeper().clone();
+        control::end(control, server, &socket, stopped.as_deref().unwrap_or("the session is over")).await?;
+        progress.finish().await;
+        report(global, &keeper, &session, failed_for_good)
     }
 }
 
-/// Shows the way of one session until it is over or a signal comes, and prints its report.
-pub(crate) async fn carry(global: &Global, handle: Handle, heard: Listening, session: SessionId) -> Outcome {
-    let Listening { signals, events } = heard;
-    let progress = Progress::start(events, global.log.is_none());
-    let mut alarm = handle.alarm();
-    let stopped = tokio::select! {
-        () = handle.wait(&session) => None,
-        reason = signals::first(signals) => Some(reason.to_owned()),
-        alarm = alarm.wait_for(Option::is_some) => {
-            Some(alarm.ok().and_then(|reason| reason.clone()).unwrap_or_default())
-        }
-    };
-    let failed_for_good = handle.alarm().borrow().is_some();
-    let keeper = handle.keeper().clone();
-    handle.shutdown(stopped.as_deref().unwrap_or("the session is over")).await;
-    progress.finish().await;
+/// Prints how a session stands, and says it with the exit code.
+fn report(global: &Global, keeper: &Keeper, session: &SessionId, failed_for_good: bool) -> Outcome {
     let record = keeper
-        .record(&session)
+        .record(session)
         .map_err(|error| {
             let what = "what happened last could not be saved, and the session cannot be read";
             let next = format!("Mend that (a full disk, most often), then go on with `steadfast resume {session}`");
