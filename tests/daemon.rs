@@ -319,3 +319,22 @@ fn a_worktree_that_a_killed_process_left_goes_at_the_next_start() {
     assert_eq!(left_behind(&world), (0, 0));
     assert_eq!(show(&world, &id)["phase"], "completed");
 }
+
+#[test]
+fn prune_removes_what_is_kept_no_longer_and_leaves_the_branch() {
+    let script = milestone("Write", &["a.js"], &[], &[]);
+    let world = World::new(&script, &[("daemon.keep_finished", "\"0s\"")]);
+    world.run().expect(0);
+    let said = world.steadfast(&["prune", "--json"]).expect(0).json();
+    assert_eq!(said, json!({ "sessions": 1, "setAside": 0 }));
+    assert_eq!(world.steadfast(&["sessions", "--json"]).expect(0).json(), json!([]));
+    assert!(world.files_at(BRANCH).contains_key("a.js"));
+    // A daemon is asked, and keeps what is younger.
+    let world = World::new(&script, &[("daemon.keep_finished", "\"30 days\"")]);
+    let daemon = world.start_daemon();
+    let id = submit(&world);
+    reaches(&world, &id, "completed");
+    assert_eq!(world.steadfast(&["prune", "--json"]).expect(0).json()["sessions"], 0);
+    assert_eq!(show(&world, &id)["phase"], "completed");
+    stop(daemon);
+}

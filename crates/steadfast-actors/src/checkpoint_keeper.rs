@@ -4,6 +4,7 @@
 //! Invariant: what [`Keeper::save`] has acknowledged survives a power cut.
 
 mod read;
+mod retention;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -53,6 +54,7 @@ const COUNTS: RecordKind = RecordKind::new(10, 1, "session counts");
 const DAY: RecordKind = RecordKind::new(11, 1, "spending of a day");
 const FINISHED: RecordKind = RecordKind::new(12, 1, "finished session");
 const RATES: RecordKind = RecordKind::new(14, 1, "rates");
+const PRUNED: RecordKind = RecordKind::new(16, 1, "time of the last retention");
 const MARK: RecordKind = RecordKind::new(13, 1, "index entry");
 
 /// Sessions that are not over, by id, so that a start does not read ten thousand finished ones.

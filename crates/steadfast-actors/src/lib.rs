@@ -39,6 +39,7 @@ pub use meter::Meter;
 pub use model::ModelStatus;
 pub use settings::Settings;
 pub use supervisor::{Handle, RoleStatus, Status, Submission, SubmitError, SupervisorError, start};
+pub use tidy::Pruned;
 
 /// An error and what caused it, joined once, for a person.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -57,6 +57,8 @@ pub struct Settings {
     pub restart_window: Duration,
     /// How long the actors may take to save and end at a shutdown.
     pub shutdown_grace: Duration,
+    /// How long a session is kept after it is over.
+    pub keep_finished: Duration,
     /// Each role's models in priority order.
     pub roles: BTreeMap<Role, Vec<ModelId>>,
     /// Every model of every role.

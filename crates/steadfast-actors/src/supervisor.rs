@@ -32,6 +32,7 @@ use crate::records::Write;
 use crate::session::{SessionActor, SessionArgs, SessionMsg};
 use crate::settings::Settings;
 use crate::task::{TaskGuard, report_back};
+use crate::tidy::Pruned;
 use crate::worker::{ModelDirectory, Worker, WorkerArgs};
 
 /// An idea that is to become a session.
@@ -169,6 +170,10 @@ pub(crate) enum SupervisorMsg {
         /// Where the answer goes.
         reply: oneshot::Sender<()>,
     },
+    /// Let go of what is kept no longer. Without a reply: only where that was not done for a day.
+    Prune(Option<oneshot::Sender<Result<Pruned, String>>>),
+    /// That is done.
+    PruneEnded(Option<oneshot::Sender<Result<Pruned, String>>>, Result<Pruned, String>),
     /// How does it stand?
     Status(oneshot::Sender<Status>),
     /// An asked-for status is complete.
@@ -230,9 +235,15 @@ pub(crate) struct SupervisorState {
     fresh: HashSet<SessionId>,
     waiters: HashMap<SessionId, Vec<oneshot::Sender<()>>>,
     saving: HashMap<SessionId, TaskGuard>,
+    pruning: Option<TaskGuard>,
     shutting_down: Option<TaskGuard>,
     origin: Instant,
 }
+
+/// How often it is looked whether the retention is due.
+const RETENTION_LOOK: Duration = Duration::from_secs(3600);
+/// How often the retention is applied; keeping is counted in days.
+const RETENTION_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// The actor at the root.
 pub(crate) struct Supervisor;
@@ -261,6 +272,7 @@ impl Actor for Supervisor {
             fresh: HashSet::new(),
             waiters: HashMap::new(),
             saving: HashMap::new(),
+            pruning: None,
             shutting_down: None,
             origin: Instant::now(),
         };
@@ -269,6 +281,8 @@ impl Actor for Supervisor {
         for child in all {
             state.spawn_shared(&myself, child).await?;
         }
+        myself.send_after(Duration::ZERO, || SupervisorMsg::Prune(None));
+        myself.send_interval(RETENTION_LOOK, || SupervisorMsg::Prune(None));
         Ok(state)
     }
 
@@ -297,6 +311,8 @@ impl Actor for Supervisor {
                     let _ = reply.send(());
                 }
             }
+            SupervisorMsg::Prune(reply) => state.prune(&myself, reply),
+            SupervisorMsg::PruneEnded(reply, done) => state.prune_ended(reply, done),
             SupervisorMsg::Status(reply) => state.status(reply),
             SupervisorMsg::Reset { model, reply } => state.reset(model, reply),
             SupervisorMsg::Shutdown { reason, reply } => state.shut_down(&myself, reason, reply),
@@ -500,6 +516,9 @@ impl SupervisorState {
         if self.taken.values().any(same) {
             return no(session.phase, "another session of its idea is at work on its repository");
         }
+        if session.phase.is_final() && self.pruning.is_some() {
+            return no(session.phase, "old sessions are being removed at this moment; try again");
+        }
         match session.phase {
             Phase::Completed => return no(session.phase, "there is nothing left to do"),
             Phase::Cancelled if !retry => return no(session.phase, "use `steadfast retry` to take it up again"),
@@ -513,6 +532,35 @@ impl SupervisorState {
         self.taken.insert(id.clone(), (session.idea.as_str().to_owned(), session.repo));
         self.queue.push_back(id.clone());
         Ok(())
+    }
+
+    fn prune(&mut self, myself: &ActorRef<SupervisorMsg>, reply: Option<oneshot::Sender<Result<Pruned, String>>>) {
+        let keep = u64::try_from(self.args.settings.keep_finished.as_millis()).unwrap_or(u64::MAX);
+        let before_ms = (self.args.clock)().saturating_sub(keep);
+        let done_before = self.args.keeper.pruned_before().unwrap_or(0);
+        let is_due = before_ms.saturating_sub(done_before) >= RETENTION_EVERY.as_millis() as u64;
+        if self.shutting_down.is_some() || self.pruning.is_some() || (reply.is_none() && !is_due) {
+            let busy = || Err("it is under way already, or steadfast is shutting down".to_owned());
+            reply.map(|reply| reply.send(busy()));
+            return;
+        }
+        let spare: HashSet<SessionId> = self.taken.keys().cloned().collect();
+        let (keeper, state_dir) = (self.args.keeper.clone(), self.args.settings.state_dir.clone());
+        let work = async move { crate::tidy::prune(&keeper, &state_dir, before_ms, spare).await };
+        let report = move |end: Result<Result<Pruned, String>, String>| {
+            SupervisorMsg::PruneEnded(reply, end.unwrap_or_else(Err))
+        };
+        self.pruning = Some(report_back(myself.clone(), work, report));
+    }
+
+    fn prune_ended(&mut self, reply: Option<oneshot::Sender<Result<Pruned, String>>>, done: Result<Pruned, String>) {
+        self.pruning = None;
+        match &done {
+            Ok(pruned) if *pruned == Pruned::default() => {}
+            Ok(Pruned { sessions, copies }) => tracing::info!(sessions, copies, "retention applied"),
+            Err(error) => tracing::warn!(error, "retention not applied"),
+        }
+        reply.map(|reply| reply.send(done));
     }
 
     fn load_head(&self, id: &SessionId) -> Result<Session, SupervisorError> {

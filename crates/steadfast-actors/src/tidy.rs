@@ -2,12 +2,13 @@
 //!
 //! Two things tell what is left to do: the index of completed sessions that are not packed, and the worktrees on disk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::{Phase, Session};
-use steadfast_repo::Repository;
+use steadfast_repo::{RepoError, Repository};
 
 use crate::checkpoint_keeper::Keeper;
 
@@ -44,16 +45,63 @@ pub(crate) async fn one(keeper: &Keeper, state_dir: &Path, session: &Session) {
         tracing::warn!(session = %session.id, error = %error, "finished session not packed");
         return;
     }
+    if matches!(session.phase, Phase::Completed | Phase::Cancelled) {
+        remove_worktree(state_dir, session).await;
+    }
+}
+
+/// Removes a session's worktree, where it has one. Where its repository is gone, the folder alone.
+async fn remove_worktree(state_dir: &Path, session: &Session) {
     let dir = worktree(state_dir, &session.id);
-    if !matches!(session.phase, Phase::Completed | Phase::Cancelled) || !dir.exists() {
+    if !dir.exists() {
         return;
     }
-    let repo = session.repo.clone();
-    let removing = tokio::task::spawn_blocking(move || Repository::open(Path::new(&repo))?.remove_worktree(&dir));
+    let repo = PathBuf::from(&session.repo);
+    let removing = tokio::task::spawn_blocking(move || {
+        if repo.exists() {
+            return Repository::open(&repo)?.remove_worktree(&dir);
+        }
+        std::fs::remove_dir_all(&dir).map_err(|source| RepoError::Io { what: "remove", path: dir, source })
+    });
     let error = match removing.await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => crate::chain(&error),
         Err(error) => crate::chain(&error),
     };
     tracing::warn!(session = %session.id, error, "worktree not removed");
+}
+
+/// What the retention has removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Sessions that had been over for longer than they are kept.
+    pub sessions: usize,
+    /// Copies of broken stores of that age.
+    pub copies: usize,
+}
+
+/// Applies the retention: sessions that were over before `before_ms` (milliseconds since 1970) go, but for those in
+/// `spare`; so do copies of broken stores. Branches stay.
+///
+/// # Errors
+/// For a person. A part may be removed then, and a repetition goes on.
+pub(crate) async fn prune(
+    keeper: &Keeper,
+    state_dir: &Path,
+    before_ms: u64,
+    spare: HashSet<SessionId>,
+) -> Result<Pruned, String> {
+    let sessions = keeper.prune(before_ms, spare).await.map_err(|error| crate::chain(&error))?;
+    for session in &sessions {
+        // A failed one has kept its worktree so far.
+        remove_worktree(state_dir, session).await;
+    }
+    let store = state_dir.join("store");
+    let before = UNIX_EPOCH + Duration::from_millis(before_ms);
+    let removing = tokio::task::spawn_blocking(move || match store.exists() {
+        true => steadfast_store::remove_copies(&store, before),
+        false => Ok(0),
+    });
+    let copies = removing.await.map_err(|error| crate::chain(&error))?.map_err(|error| crate::chain(&error))?;
+    Ok(Pruned { sessions: sessions.len(), copies })
 }

@@ -69,6 +69,12 @@ impl SessionId {
         Self(text)
     }
 
+    /// When it was made: milliseconds since 1970, as given to [`SessionId::new`].
+    pub fn created_ms(&self) -> u64 {
+        let value = |byte: &u8| DIGITS.iter().position(|digit| digit == byte).unwrap_or(0) as u64;
+        self.0.as_bytes().iter().skip(1).take(11).fold(0, |time, byte| (time << 5) | value(byte))
+    }
+
     /// Reads an id that was printed before.
     ///
     /// # Errors
@@ -261,6 +267,7 @@ mod tests {
     fn session_ids_sort_by_age_and_read_back() {
         let (old, new) = (SessionId::new(1_700_000_000_000, 77), SessionId::new(1_700_000_000_001, 5));
         assert!(old < new);
+        assert_eq!((old.created_ms(), new.created_ms()), (1_700_000_000_000, 1_700_000_000_001));
         assert_eq!(SessionId::parse(old.as_str()), Ok(old));
         assert!(SessionId::parse("s0123").is_err());
     }

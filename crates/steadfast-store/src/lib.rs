@@ -24,5 +24,5 @@ pub use error::{BackendError, ErrorClass, StoreError};
 pub use key::{Key, Prefix};
 pub use memory::MemoryStore;
 pub use record::{Record, RecordKind, decode, encode};
-pub use sled_store::{OpenOptions, OpenReport, SledStore};
+pub use sled_store::{OpenOptions, OpenReport, SledStore, remove_copies};
 pub use store::{CheckpointStore, Found, Order, Scan, Scanned, SetAside, Usage};

@@ -15,6 +15,8 @@ mod pending;
 mod reclaim;
 mod tree;
 
+pub use heal::remove_copies;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -77,6 +77,8 @@ pub(crate) enum Command {
     /// Issues for people: what is filed and what is not delivered yet
     #[command(subcommand)]
     Outbox(OutboxCommand),
+    /// Remove what has been over for longer than keep_finished, now
+    Prune,
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

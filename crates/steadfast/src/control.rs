@@ -18,11 +18,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::commands::look::now_minute;
-use crate::commands::{look, run};
+use crate::commands::{look, orders, run};
 use crate::exit::{Failure, failed};
 use crate::report::{OutboxReport, Report};
 use crate::setup::Setup;
-use crate::wire::{ErrorBody, ModelRow, RateReport, ResetBody, ResetDone, Roles, StatusBody, SubmitBody, Submitted};
+use crate::wire::{
+    ErrorBody, ModelRow, PruneDone, RateReport, ResetBody, ResetDone, Roles, StatusBody, SubmitBody, Submitted,
+};
 
 /// What the routes work on.
 pub(crate) struct Control {
@@ -77,6 +79,7 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
         .route("/v1/sessions/{id}/{order}", post(order))
         .route("/v1/breakers/reset", post(reset))
         .route("/v1/outbox", get(outbox))
+        .route("/v1/prune", post(prune))
         .with_state(control);
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
         // Dropped or sent: either way it is time to stop.
@@ -216,6 +219,10 @@ async fn reset(State(control): Shared, Json(body): Json<ResetBody>) -> Result<Js
 
 async fn outbox(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failure> {
     control.read(|control| look::issues(control.handle.keeper())).await.map(Json)
+}
+
+async fn prune(State(control): Shared) -> Result<Json<PruneDone>, Failure> {
+    orders::pruned(control.handle.prune().await).map(Json)
 }
 
 async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {

@@ -60,6 +60,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Outbox(OutboxCommand::List) => light(commands::look::outbox(global)),
         Command::Breaker(BreakerCommand::Reset { model }) => light(commands::breaker::reset(global, model)),
         Command::Breaker(BreakerCommand::Simulate { file }) => commands::breaker::simulate(&file),
+        Command::Prune => light(commands::orders::prune(global)),
         Command::Config(ConfigCommand::Check) => commands::config::check(global),
         Command::Config(ConfigCommand::Show) => commands::config::show(global),
         Command::Sim(args) => light(commands::sim::sim(args)),

@@ -143,6 +143,7 @@ impl Setup {
             max_restarts: config.daemon.max_restarts,
             restart_window: config.daemon.restart_window,
             shutdown_grace: config.daemon.shutdown_grace,
+            keep_finished: config.daemon.keep_finished,
             roles: Role::ALL.iter().map(|role| (*role, config.roles.of(*role).to_vec())).collect(),
             models: Arc::new(models.collect()),
             breaker: self.breaker(),

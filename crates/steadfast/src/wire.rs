@@ -53,6 +53,16 @@ pub(crate) struct ResetDone {
     pub(crate) reset: usize,
 }
 
+/// `prune --json`, and the answer to `POST /v1/prune`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PruneDone {
+    /// Sessions that were over for longer than `keep_finished`.
+    pub(crate) sessions: usize,
+    /// Copies of broken stores of that age.
+    pub(crate) set_aside: usize,
+}
+
 /// `status --json` (SPEC 13).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StatusBody {

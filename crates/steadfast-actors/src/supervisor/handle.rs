@@ -18,6 +18,7 @@ use crate::checkpoint_keeper::Keeper;
 use crate::event::Events;
 use crate::meter::Meter;
 use crate::settings::Settings;
+use crate::tidy::Pruned;
 
 /// Milliseconds since 1970 by the machine's clock.
 pub(crate) fn wall_clock_ms() -> u64 {
@@ -172,6 +173,15 @@ impl Handle {
         let session = session.clone();
         // A supervisor that has gone has no session at work either.
         let _ = self.ask(|reply| SupervisorMsg::Wait { session, reply }).await;
+    }
+
+    /// Applies the retention now.
+    ///
+    /// # Errors
+    /// For a person: the store failed, or it is under way already.
+    pub async fn prune(&self) -> Result<Pruned, String> {
+        let answer = self.ask(|reply| SupervisorMsg::Prune(Some(reply))).await;
+        answer.unwrap_or_else(|| Err("steadfast is shutting down".to_owned()))
     }
 
     /// How everything stands. `None` while it shuts down.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_core::ids::Role;
+use steadfast_core::ids::{Role, SessionId};
 use steadfast_core::session::Phase;
 use steadfast_notify::{Issue, IssueKind};
 use steadfast_store::{BackendError, MemoryStore, StoreError};
@@ -15,6 +15,7 @@ use super::yard::{CALLS, Tracker, Yard, all_rounder, good};
 use crate::outbox::OutboxMsg;
 use crate::records::Write;
 use crate::supervisor::{SubmitError, SupervisorError};
+use crate::tidy::Pruned;
 
 /// Planners wait at the gate; everyone else answers at once.
 fn gated_planners(journal: &Journal, gate: &Gate) -> Scripted {
@@ -289,4 +290,62 @@ async fn a_completed_session_that_was_not_packed_is_packed_at_the_next_start() {
     let next = yard.after_kill(&all_rounder(&Journal::new())).await;
     assert_eq!(next.handle.keeper().unpacked().unwrap(), []);
     assert_eq!(yard.handle.keeper().unpacked().unwrap(), [id]);
+}
+
+/// Sessions that ended long ago go; what is recent, can go on, or has something to tell stays.
+#[tokio::test(start_paused = true)]
+async fn the_retention_removes_what_has_been_over_for_long_and_nothing_else() {
+    let (yard, id) = outbox_yard(u32::MAX).await;
+    let keeper = yard.handle.keeper().clone();
+    let pattern = keeper.head(&id).unwrap().unwrap();
+    let now = crate::supervisor::wall_clock_ms();
+    let day = 24 * 3600 * 1000;
+    let ended = |days_ago: u64, phase: Phase| {
+        let mut session = pattern.clone();
+        session.id = SessionId::new(now - days_ago * day, fastrand::u32(..));
+        session.updated_ms = now - days_ago * day;
+        session.phase = phase;
+        session
+    };
+    let gone = [ended(40, Phase::Completed), ended(31, Phase::Failed), ended(50, Phase::Cancelled)];
+    let kept = [ended(29, Phase::Completed), ended(40, Phase::Implementing), ended(60, Phase::Completed)];
+    for session in gone.iter().chain(&kept) {
+        keeper.save(vec![Write::Head(Box::new(session.clone()))]).await.unwrap();
+    }
+    let undelivered = &kept[2].id;
+    let write = Write::Issue(undelivered.clone(), Box::new(issue(undelivered, "a")), 1);
+    keeper.save(vec![write]).await.unwrap();
+
+    assert_eq!(yard.handle.prune().await, Ok(Pruned { sessions: 3, copies: 0 }));
+    for session in &gone {
+        assert_eq!(keeper.record(&session.id).unwrap(), None);
+    }
+    for session in kept.iter().chain([&pattern]) {
+        assert!(keeper.record(&session.id).unwrap().is_some());
+    }
+    let counts = keeper.counts().unwrap();
+    assert_eq!((counts.unfinished, counts.completed, counts.failed, counts.cancelled), (2, 2, 0, 0));
+    assert_eq!(keeper.newest_of_idea(pattern.idea.as_str()).unwrap(), Some(id));
+    assert_eq!(yard.handle.prune().await, Ok(Pruned::default()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_retention_comes_by_itself_once_a_day() {
+    let (yard, id) = outbox_yard(0).await;
+    settle().await;
+    let keeper = yard.handle.keeper().clone();
+    let mut old = keeper.head(&id).unwrap().unwrap();
+    old.id = SessionId::new(1_000, 1);
+    (old.updated_ms, old.phase) = (1_000, Phase::Completed);
+    keeper.save(vec![Write::Head(Box::new(old.clone()))]).await.unwrap();
+    // This start has looked already; the next one finds that it was done within the day.
+    let next = yard.beside(yard.store.after_kill(), &all_rounder(&Journal::new())).await;
+    settle().await;
+    assert!(next.handle.keeper().head(&old.id).unwrap().is_some());
+    // A store that was never pruned is at once.
+    let keeper = next.handle.keeper();
+    keeper.forget_retention().await;
+    tokio::time::sleep(S(3601)).await;
+    settle().await;
+    assert_eq!(keeper.head(&old.id).unwrap(), None);
 }

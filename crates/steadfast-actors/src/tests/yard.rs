@@ -285,6 +285,7 @@ fn settings(state_dir: PathBuf, model: &Scripted, tracker: &Arc<Tracker>) -> Set
         max_restarts: 3,
         restart_window: S(60),
         shutdown_grace: S(2),
+        keep_finished: S(30 * 24 * 3600),
         roles: Role::ALL.iter().map(|role| (*role, vec![id.clone()])).collect(),
         models: Arc::new(BTreeMap::from([(id, one)])),
         breaker: BreakerConfig { failure_threshold: NonZeroU32::new(3).unwrap(), ..BreakerConfig::default() },

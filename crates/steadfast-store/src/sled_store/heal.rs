@@ -209,6 +209,24 @@ fn next_aside(parent: &Path) -> Result<PathBuf, StoreError> {
     Ok(parent.join(format!("broken-{next}")))
 }
 
+/// Removes the copies of broken stores and journals in `dir` that were last changed before `before`. How many there were.
+///
+/// # Errors
+/// [`StoreError`] when the folder does not read or a copy does not go.
+pub fn remove_copies(dir: &Path, before: std::time::SystemTime) -> Result<usize, StoreError> {
+    let failed = |error: std::io::Error| StoreError::from_io("remove old copies in", dir, &error);
+    let mut n_removed = 0;
+    for entry in fs::read_dir(dir).map_err(failed)?.flatten() {
+        let is_copy = entry.file_name().to_str().is_some_and(|name| name.starts_with("broken-"));
+        let is_old = || entry.metadata().and_then(|data| data.modified()).is_ok_and(|at| at < before);
+        if is_copy && is_old() {
+            fs::remove_dir_all(entry.path()).map_err(failed)?;
+            n_removed += 1;
+        }
+    }
+    Ok(n_removed)
+}
+
 /// Asks for room before sled writes: after a failed write it refuses everything.
 pub(super) fn require_space(dir: &Path, bytes: u64) -> Result<(), StoreError> {
     match rustix::fs::statvfs(dir) {

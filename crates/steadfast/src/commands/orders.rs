@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use steadfast_actors::Pruned;
 use steadfast_prompt::Idea;
 
 use crate::cli::{Global, SubmitArgs};
@@ -11,7 +12,8 @@ use crate::commands::look;
 use crate::commands::run::absolute;
 use crate::exit::{Failure, Outcome};
 use crate::setup::{Access, Setup};
-use crate::wire::{SubmitBody, Submitted};
+use crate::text::n_of;
+use crate::wire::{PruneDone, SubmitBody, Submitted};
 use crate::{print, print_json};
 
 /// The largest idea file that is read; the idea itself may have 256 KiB.
@@ -95,6 +97,35 @@ pub(crate) async fn cancel(global: &Global, id: &str) -> Outcome {
     }
     print(&format!("session {session} is cancelled; its branch is kept\n"));
     Ok(())
+}
+
+/// `steadfast prune`.
+pub(crate) async fn prune(global: &Global) -> Outcome {
+    let setup = Setup::load(global)?;
+    let done: PruneDone = match setup.access().await? {
+        Access::Served(client) => client.post("/v1/prune", &Value::Null).await?,
+        Access::Own(keeper) => {
+            let handle = setup.start(setup.settings()?, keeper).await?;
+            let done = handle.prune().await;
+            handle.shutdown("nothing was begun").await;
+            pruned(done)?
+        }
+    };
+    if global.json {
+        return print_json(&done);
+    }
+    let sessions = n_of(done.sessions, "session");
+    print(&format!("removed {sessions} that had been over for longer than keep_finished; branches are kept\n"));
+    if done.set_aside > 0 {
+        print(&format!("removed {} set-aside store files of that age\n", done.set_aside));
+    }
+    Ok(())
+}
+
+pub(crate) fn pruned(done: Result<Pruned, String>) -> Result<PruneDone, Failure> {
+    let Pruned { sessions, copies } =
+        done.map_err(|error| Failure::Failed(format!("the retention could not be applied: {error}")))?;
+    Ok(PruneDone { sessions, set_aside: copies })
 }
 
 /// Sends an order about a session to the daemon.
