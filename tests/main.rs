@@ -10,6 +10,7 @@ mod support;
 mod breaker_simulate;
 mod budgets;
 mod daemon;
+mod emergencies;
 mod failover;
 mod foreground;
 mod kills;

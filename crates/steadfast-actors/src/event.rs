@@ -265,6 +265,11 @@ pub enum Event {
         /// It is started again.
         restarted: bool,
     },
+    /// No session begins, for this reason; `None`: they do again.
+    Paused {
+        /// For a person.
+        reason: Option<String>,
+    },
     /// A step of a shutdown (SPEC 8).
     Shutdown {
         /// For a person.
@@ -361,6 +366,8 @@ fn log(event: &Event) {
         Event::IssueFiled { session, title } => info!(%session, title, "issue filed"),
         Event::Interrupted { session, idea, reason } => warn!(%session, %idea, reason, "session interrupted"),
         Event::ActorFailed { actor, error, restarted } => error!(actor, error, restarted, "actor failed"),
+        Event::Paused { reason: Some(reason) } => warn!(reason, "paused"),
+        Event::Paused { reason: None } => info!("goes on after a pause"),
         Event::Shutdown { step } => warn!(step, "shutdown"),
     }
 }

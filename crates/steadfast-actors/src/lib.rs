@@ -24,6 +24,7 @@ mod meter;
 mod model;
 mod outbox;
 pub mod records;
+pub mod sentinel;
 mod session;
 pub mod settings;
 mod supervisor;
@@ -38,7 +39,10 @@ pub use event::{Event, Events};
 pub use meter::Meter;
 pub use model::ModelStatus;
 pub use settings::Settings;
-pub use supervisor::{Handle, RoleStatus, Status, Submission, SubmitError, SupervisorError, start};
+pub use supervisor::{
+    Emergency, Handle, RoleStatus, Status, Submission, SubmitError, SupervisorError, start, take_stock,
+};
+pub use task::panic_text;
 pub use tidy::Pruned;
 
 /// An error and what caused it, joined once, for a person.

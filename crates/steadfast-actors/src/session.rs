@@ -447,6 +447,7 @@ impl SessionState {
             | Happened::AgentsEnded(_)
             | Happened::Checked(_)
             | Happened::Failed(_)
+            | Happened::EndedAbnormally
             | Happened::Resumed
             | Happened::Retried
             | Happened::Cancelled => {}

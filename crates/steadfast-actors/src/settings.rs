@@ -10,13 +10,15 @@ use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::failover;
 use steadfast_core::ids::{ModelId, Role};
 use steadfast_core::restart::RestartBudget;
+use steadfast_core::sentinel::Limits;
 use steadfast_core::session;
 use steadfast_model::ModelClient;
 use steadfast_notify::IssueTracker;
 use steadfast_prompt::Templates;
 use steadfast_repo::Exclude;
 
-use crate::budget::Limits;
+use crate::budget;
+use crate::sentinel::Probe;
 
 /// One model.
 #[derive(Clone)]
@@ -59,6 +61,10 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// How long a session is kept after it is over.
     pub keep_finished: Duration,
+    /// When memory, disk or time are short.
+    pub resources: Limits,
+    /// How that is measured.
+    pub probe: Probe,
     /// Each role's models in priority order.
     pub roles: BTreeMap<Role, Vec<ModelId>>,
     /// Every model of every role.
@@ -86,7 +92,7 @@ pub struct Settings {
     /// The prompts.
     pub templates: Arc<Templates>,
     /// What may be bought.
-    pub limits: Limits,
+    pub limits: budget::Limits,
     /// Issues for people.
     pub issues: IssueSettings,
     /// Where they are filed.

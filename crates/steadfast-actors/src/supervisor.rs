@@ -6,9 +6,10 @@
 mod handle;
 
 pub(crate) use handle::wall_clock_ms;
-pub use handle::{Handle, start};
+pub use handle::{Handle, start, take_stock};
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::meter::Meter;
 use crate::model::{BreakerMemory, ModelActor, ModelArgs, ModelMsg, ModelStatus, Recoveries, SharedNetwork};
 use crate::outbox::{Outbox, OutboxArgs, OutboxMsg};
 use crate::records::Write;
+use crate::sentinel::{SentinelActor, SentinelArgs};
 use crate::session::{SessionActor, SessionArgs, SessionMsg};
 use crate::settings::Settings;
 use crate::task::{TaskGuard, report_back};
@@ -115,6 +117,26 @@ pub struct Status {
     pub active: Vec<SessionId>,
     /// Sessions that wait, first come first.
     pub queued: Vec<SessionId>,
+    /// Why no session begins; `None`: they do.
+    pub paused: Option<String>,
+}
+
+/// Why everything is saved and ended without an order (SPEC 8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Emergency {
+    /// The time limit comes close.
+    TimeUp,
+    /// Something failed for good, or ran short; for a person.
+    Failure(String),
+}
+
+impl fmt::Display for Emergency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimeUp => f.write_str("the time limit comes close"),
+            Self::Failure(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// What the supervisor is told.
@@ -183,6 +205,10 @@ pub(crate) enum SupervisorMsg {
         /// How many breakers were reset, when done.
         reply: oneshot::Sender<usize>,
     },
+    /// Begin no session, for this reason; `None`: go on.
+    Pause(Option<String>),
+    /// Something after which everything is to be saved and ended.
+    Emergency(Emergency),
     /// Save everything and end.
     Shutdown {
         /// For a person.
@@ -207,7 +233,7 @@ pub(crate) struct SupervisorArgs {
     pub(crate) meter: Arc<Meter>,
     pub(crate) events: Events,
     pub(crate) clock: fn() -> u64,
-    pub(crate) emergency: watch::Sender<Option<String>>,
+    pub(crate) emergency: watch::Sender<Option<Emergency>>,
 }
 
 /// A child that is not a session.
@@ -216,6 +242,7 @@ enum Shared {
     Model(ModelId),
     Worker(Role),
     Outbox,
+    Sentinel,
 }
 
 /// The state of the supervisor.
@@ -236,6 +263,8 @@ pub(crate) struct SupervisorState {
     waiters: HashMap<SessionId, Vec<oneshot::Sender<()>>>,
     saving: HashMap<SessionId, TaskGuard>,
     pruning: Option<TaskGuard>,
+    /// Why no session begins.
+    paused: Option<String>,
     shutting_down: Option<TaskGuard>,
     origin: Instant,
 }
@@ -273,11 +302,14 @@ impl Actor for Supervisor {
             waiters: HashMap::new(),
             saving: HashMap::new(),
             pruning: None,
+            paused: None,
             shutting_down: None,
             origin: Instant::now(),
         };
         let models: Vec<ModelId> = state.args.settings.models.keys().cloned().collect();
-        let all = models.into_iter().map(Shared::Model).chain(Role::ALL.map(Shared::Worker)).chain([Shared::Outbox]);
+        // The sentinel comes first: its first word must be here before any work.
+        let all = [Shared::Sentinel].into_iter().chain(models.into_iter().map(Shared::Model));
+        let all = all.chain(Role::ALL.map(Shared::Worker)).chain([Shared::Outbox]);
         for child in all {
             state.spawn_shared(&myself, child).await?;
         }
@@ -302,7 +334,7 @@ impl Actor for Supervisor {
             SupervisorMsg::SessionOver { session } => state.forget(&session.id),
             SupervisorMsg::SaveFailed { session, reason } => {
                 state.forget(&session);
-                state.emergency(format!("session {session} could not be saved: {reason}"));
+                state.emergency(Emergency::Failure(format!("session {session} could not be saved: {reason}")));
             }
             SupervisorMsg::Wait { session, reply } => {
                 if state.taken.contains_key(&session) {
@@ -311,6 +343,11 @@ impl Actor for Supervisor {
                     let _ = reply.send(());
                 }
             }
+            SupervisorMsg::Pause(reason) => {
+                state.args.events.tell(Event::Paused { reason: reason.clone() });
+                state.paused = reason;
+            }
+            SupervisorMsg::Emergency(emergency) => state.emergency(emergency),
             SupervisorMsg::Prune(reply) => state.prune(&myself, reply),
             SupervisorMsg::PruneEnded(reply, done) => state.prune_ended(reply, done),
             SupervisorMsg::Status(reply) => state.status(reply),
@@ -406,6 +443,18 @@ impl SupervisorState {
                 self.directory.set_outbox(actor);
                 id
             }
+            Shared::Sentinel => {
+                let args = SentinelArgs {
+                    limits: settings.resources.clone(),
+                    probe: settings.probe,
+                    state_dir: settings.state_dir.clone(),
+                    origin: self.origin,
+                    at_work: self.shared_restarts.contains_key(&child) && self.paused.is_none(),
+                    supervisor: myself.clone(),
+                };
+                let (actor, _) = Actor::spawn_linked(None, SentinelActor, args, myself.get_cell()).await?;
+                actor.get_id()
+            }
         };
         self.shared.insert(id, child);
         Ok(())
@@ -421,11 +470,12 @@ impl SupervisorState {
                 Shared::Model(model) => format!("model {model}"),
                 Shared::Worker(role) => format!("worker {role}"),
                 Shared::Outbox => "outbox".to_owned(),
+                Shared::Sentinel => "sentinel".to_owned(),
             };
             let text = error.clone();
             self.args.events.tell(Event::ActorFailed { actor: actor.clone(), error: text, restarted: again });
             if !again {
-                return self.emergency(format!("{actor} keeps failing: {error}"));
+                return self.emergency(Emergency::Failure(format!("{actor} keeps failing: {error}")));
             }
             match self.spawn_shared(myself, child.clone()).await {
                 Ok(()) => return,
@@ -435,8 +485,9 @@ impl SupervisorState {
     }
 
     /// SPEC 8: whoever owns the process hears of it and begins the shutdown.
-    fn emergency(&self, reason: String) {
-        self.args.emergency.send_replace(Some(reason));
+    fn emergency(&self, emergency: Emergency) {
+        // The first one counts; what follows is its consequence.
+        self.args.emergency.send_if_modified(|first| first.is_none().then(|| *first = Some(emergency)).is_some());
     }
 
     fn submit(
@@ -627,7 +678,8 @@ impl SupervisorState {
     }
 
     async fn start_sessions(&mut self, myself: &ActorRef<SupervisorMsg>) {
-        while self.shutting_down.is_none() && self.sessions.len() < self.args.settings.max_sessions.get() {
+        let may_begin = self.shutting_down.is_none() && self.paused.is_none();
+        while may_begin && self.sessions.len() < self.args.settings.max_sessions.get() {
             let Some(id) = self.queue.pop_front() else { return };
             if let Err(error) = self.start_session(myself, &id).await {
                 self.session_failed(myself, id, error).await;
@@ -702,7 +754,7 @@ impl SupervisorState {
             let head = Write::Head(Box::new(run.session));
             let writes = vec![head, Write::Issue(id.clone(), Box::new(issue), now)];
             if let Err(error) = self.args.keeper.save(writes).await {
-                self.emergency(format!("session {id} could not be saved: {error}"));
+                self.emergency(Emergency::Failure(format!("session {id} could not be saved: {error}")));
             } else if let Some(outbox) = self.directory.outbox() {
                 let _ = outbox.cast(OutboxMsg::Wake);
             }
@@ -713,6 +765,7 @@ impl SupervisorState {
     fn status(&self, reply: oneshot::Sender<Status>) {
         let (active, queued) = (self.sessions.keys().cloned().collect(), self.queue.iter().cloned().collect());
         let (directory, settings) = (Arc::clone(&self.directory), Arc::clone(&self.args.settings));
+        let paused = self.paused.clone();
         tokio::spawn(async move {
             let mut roles = Vec::new();
             for role in Role::ALL {
@@ -722,7 +775,7 @@ impl SupervisorState {
                 }
                 roles.push(RoleStatus { role, models });
             }
-            let _ = reply.send(Status { roles, active, queued });
+            let _ = reply.send(Status { roles, active, queued, paused });
         });
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 mod model;
+mod resources;
 mod rig;
 mod script;
 mod store;

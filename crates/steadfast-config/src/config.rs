@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::sentinel::MemoryLimit;
 
 /// Everything that can be configured, checked: every model of every role is in `models`, and its provider in `providers`.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,15 +59,6 @@ pub struct Daemon {
     pub shutdown_grace: Duration,
     /// How long finished sessions stay in the store; may be zero.
     pub keep_finished: Duration,
-}
-
-/// How much memory may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryLimit {
-    /// Of the cgroup's or the machine's memory, 1 to 100.
-    Percent(u8),
-    /// In bytes.
-    Bytes(NonZeroU64),
 }
 
 /// `[failover]`.

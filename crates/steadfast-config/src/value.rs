@@ -1,14 +1,16 @@
 //! From one node to one typed value, with the sentence that says what was expected.
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use steadfast_core::ids::{ModelId, NameError};
 
 use crate::complete::items;
-use crate::config::{Budget, MemoryLimit, Micros, Price};
+use steadfast_core::sentinel::MemoryLimit;
+
+use crate::config::{Budget, Micros, Price};
 use crate::near::hint;
 use crate::tree::{Node, Origin, Table, Value};
 use crate::units::{UnitError, parse_duration, parse_size};
@@ -155,9 +157,10 @@ pub(crate) fn memory_limit(node: &Node) -> Read<MemoryLimit> {
         );
     }
     match node.value {
-        Value::Text(_) => {
-            NonZeroU64::new(bytes(node)?).map(MemoryLimit::Bytes).ok_or_else(|| "must be more than zero".into())
-        }
+        Value::Text(_) => match bytes(node)? {
+            0 => Err("must be more than zero".into()),
+            bytes => Ok(MemoryLimit::Bytes(bytes)),
+        },
         Value::Integer(number) => Err(format!("{number} has no unit; write \"{number}%\" or \"{number} MiB\"").into()),
         _ => expected("a percentage such as \"95%\" or a size such as \"2 GiB\"", node),
     }

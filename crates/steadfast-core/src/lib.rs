@@ -13,5 +13,6 @@ pub mod network;
 pub mod plan;
 pub mod rates;
 pub mod restart;
+pub mod sentinel;
 pub mod session;
 pub mod tally;

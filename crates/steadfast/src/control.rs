@@ -252,6 +252,7 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
     let (sessions, outbox) = rest.await?;
     Ok(Json(StatusBody {
         daemon: control.serves == Serves::Everyone,
+        paused: status.paused,
         roles,
         rates: RateReport::all(&control.handle.meter().rates(), now_minute()),
         sessions,

@@ -322,6 +322,11 @@ impl View {
                 let line = self.paint(RED, &format!("! {actor} failed: {error}; {next}"));
                 self.line(&line);
             }
+            Event::Paused { reason: Some(reason) } => {
+                let line = self.paint(YELLOW, &format!("⏸ paused: {reason}; it goes on by itself when there is room"));
+                self.line(&line);
+            }
+            Event::Paused { reason: None } => self.plain("▶ there is room again; it goes on"),
             Event::Shutdown { step } => self.plain(&format!("■ {step}")),
         }
     }

@@ -13,8 +13,8 @@ use steadfast_config::{Config, Environment, Loaded, Micros, Sandbox, Sources};
 use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::failover;
 use steadfast_core::ids::{ModelId, Role};
-use steadfast_core::session;
 use steadfast_core::tally::MinSuccessRate;
+use steadfast_core::{sentinel, session};
 use steadfast_model::{ModelClient, ProviderSettings};
 use steadfast_notify::LocalTracker;
 use steadfast_prompt::Templates;
@@ -144,6 +144,12 @@ impl Setup {
             restart_window: config.daemon.restart_window,
             shutdown_grace: config.daemon.shutdown_grace,
             keep_finished: config.daemon.keep_finished,
+            resources: sentinel::Limits {
+                memory: config.daemon.memory_limit,
+                min_free_disk: config.daemon.min_free_disk_bytes,
+                time: config.daemon.time_limit.map(|limit| limit.saturating_sub(config.daemon.time_limit_margin)),
+            },
+            probe: steadfast_actors::sentinel::read_machine,
             roles: Role::ALL.iter().map(|role| (*role, config.roles.of(*role).to_vec())).collect(),
             models: Arc::new(models.collect()),
             breaker: self.breaker(),

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
+use steadfast_actors::Emergency;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -74,6 +75,32 @@ fn tell(sender: &watch::Sender<Option<&'static str>>, reason: &'static str) {
         first.get_or_insert(reason);
         is_first
     });
+}
+
+/// Waits for an emergency.
+pub(crate) async fn alarm(alarm: &mut watch::Receiver<Option<Emergency>>) -> Emergency {
+    match alarm.wait_for(Option::is_some).await.map(|emergency| emergency.clone()) {
+        Ok(Some(emergency)) => emergency,
+        // Nobody can raise it any more; whoever waits, waits for something else.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// From now on a panic that nobody can catch and report, one of a thread that is no task's, is an emergency (SPEC 8). One in
+/// a task is its supervisor's to answer, and only told here.
+pub(crate) fn panics_raise(alarm: watch::Sender<Option<Emergency>>) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        if tokio::task::try_id().is_none() {
+            let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+            let said = steadfast_actors::panic_text(panic.payload());
+            let reason = format!("a thread panicked{place}: {said}");
+            tracing::error!(reason, "emergency");
+            alarm
+                .send_if_modified(|first| first.is_none().then(|| *first = Some(Emergency::Failure(reason))).is_some());
+        }
+    }));
 }
 
 /// Waits for the first signal.

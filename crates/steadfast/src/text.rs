@@ -202,7 +202,11 @@ pub(crate) fn sessions(reports: &[Report]) -> String {
 
 /// The seed's dashboard.
 pub(crate) fn status(status: &StatusBody) -> String {
-    let mut out = String::from("🔄 Failover Status:\n");
+    let mut out = String::new();
+    if let Some(reason) = &status.paused {
+        let _ = writeln!(out, "⏸ Paused: {reason}. It goes on by itself when there is room.\n");
+    }
+    out.push_str("🔄 Failover Status:\n");
     let roles =
         [("planner", &status.roles.planner), ("coder", &status.roles.coder), ("reviewer", &status.roles.reviewer)];
     for (role, models) in roles {

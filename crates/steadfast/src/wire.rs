@@ -68,6 +68,9 @@ pub(crate) struct PruneDone {
 pub(crate) struct StatusBody {
     /// A daemon answered.
     pub(crate) daemon: bool,
+    /// Why no session begins: memory or disk are short. Not there while they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) paused: Option<String>,
     pub(crate) roles: Roles,
     pub(crate) rates: BTreeMap<String, RateReport>,
     pub(crate) sessions: SessionCounts,

@@ -6,17 +6,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::{Actor, ActorRef, SpawnErr};
 use steadfast_core::ids::{ModelId, SessionId};
-use steadfast_core::session::{Identity, Phase, Session, Spent};
+use steadfast_core::session::{Event as Happened, Identity, Phase, Run, Session, Spent};
 use steadfast_prompt::Idea;
 use steadfast_repo::{RepoError, Repository};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Status, Submission, SubmitError, Supervisor, SupervisorArgs, SupervisorError, SupervisorMsg};
+use super::{Emergency, Status, Submission, SubmitError, Supervisor, SupervisorArgs, SupervisorError, SupervisorMsg};
 use crate::budget::Ledger;
-use crate::checkpoint_keeper::Keeper;
+use crate::checkpoint_keeper::{Keeper, KeeperError};
 use crate::event::Events;
 use crate::meter::Meter;
+use crate::records::Write;
 use crate::settings::Settings;
 use crate::tidy::Pruned;
 
@@ -73,7 +74,7 @@ impl Submission {
 /// When an actor cannot be started; those that were are ended again.
 pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnErr> {
     let events = Events::default();
-    let (emergency, alarm) = watch::channel(None);
+    let emergency = watch::Sender::new(None);
     let prices = settings.models.iter().filter_map(|(id, model)| Some((id.clone(), model.price_micros?))).collect();
     // A store that cannot be read shows with the first session; here it only means that nothing is known to be spent.
     let spent_today = keeper.spent_on(today()).unwrap_or_default().unwrap_or_default();
@@ -88,10 +89,40 @@ pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnEr
         ledger: Arc::new(ledger),
         events: events.clone(),
         clock: wall_clock_ms,
-        emergency,
+        emergency: emergency.clone(),
     };
     let (supervisor, join) = Actor::spawn(None, Supervisor, args).await?;
-    Ok(Handle { supervisor, join, keeper, meter, events, alarm })
+    Ok(Handle { supervisor, join, keeper, meter, events, alarm: emergency })
+}
+
+/// Looks over the sessions that a process before this one has left: counts what ended abnormally, and parks, with an issue,
+/// a session that was at work each time (SPEC 7). Answers those that go on by themselves, oldest first. Before [`start`], by
+/// a daemon.
+///
+/// # Errors
+/// [`KeeperError`]; then nothing was changed.
+pub async fn take_stock(settings: &Settings, keeper: &Keeper) -> Result<Vec<SessionId>, KeeperError> {
+    let now = wall_clock_ms();
+    let (mut writes, mut go_on) = (Vec::new(), Vec::new());
+    for session in keeper.resumable()? {
+        let id = session.id.clone();
+        let before = session.abnormal_ends;
+        let mut run = Run { session, plan: None, milestone: None };
+        run.apply(Happened::EndedAbnormally, &settings.session, now);
+        match &run.session.interrupt {
+            Some(interrupt) if interrupt.parked => {
+                tracing::warn!(session = %id, reason = interrupt.reason, "session parked");
+                let issue = crate::issues::stopped(&run.session, &interrupt.reason, &settings.issues);
+                writes.push(Write::Issue(id, Box::new(issue), now));
+            }
+            Some(_) | None => go_on.push(id),
+        }
+        if run.session.abnormal_ends != before {
+            writes.push(Write::Head(Box::new(run.session)));
+        }
+    }
+    keeper.save(writes).await?;
+    Ok(go_on)
 }
 
 /// Orders to a running supervisor.
@@ -101,7 +132,7 @@ pub struct Handle {
     keeper: Keeper,
     meter: Arc<Meter>,
     events: Events,
-    alarm: watch::Receiver<Option<String>>,
+    alarm: watch::Sender<Option<Emergency>>,
 }
 
 impl Handle {
@@ -120,9 +151,10 @@ impl Handle {
         &self.keeper
     }
 
-    /// Holds the reason once something has failed for good (SPEC 8): whoever owns the process shuts down then.
-    pub fn alarm(&self) -> watch::Receiver<Option<String>> {
-        self.alarm.clone()
+    /// Holds a reason once everything is to be saved and ended (SPEC 8): whoever owns the process shuts down then. What is
+    /// outside of any actor's reach, a panic of a thread, may put one in.
+    pub fn alarm(&self) -> &watch::Sender<Option<Emergency>> {
+        &self.alarm
     }
 
     /// The actor at the root, so that tests find the others below it.

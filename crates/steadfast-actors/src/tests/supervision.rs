@@ -13,6 +13,7 @@ use crate::aggregator::AggregatorMsg;
 use crate::file_agent::FileAgentMsg;
 use crate::model::ModelMsg;
 use crate::outbox::OutboxMsg;
+use crate::sentinel::SentinelMsg;
 use crate::session::SessionMsg;
 use crate::worker::WorkerMsg;
 
@@ -24,9 +25,11 @@ enum Kind {
     Worker,
     Model,
     Outbox,
+    Sentinel,
 }
 
-const KINDS: [Kind; 6] = [Kind::Session, Kind::Aggregator, Kind::FileAgent, Kind::Worker, Kind::Model, Kind::Outbox];
+const KINDS: [Kind; 7] =
+    [Kind::Session, Kind::Aggregator, Kind::FileAgent, Kind::Worker, Kind::Model, Kind::Outbox, Kind::Sentinel];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
@@ -55,6 +58,7 @@ async fn end(yard: &Yard, kind: Kind, how: How) -> bool {
         Kind::Worker => end_last!(yard.shared::<WorkerMsg>()[..2].to_vec(), WorkerMsg::Crash),
         Kind::Model => end_last!(yard.shared::<ModelMsg>(), ModelMsg::Crash),
         Kind::Outbox => end_last!(yard.shared::<OutboxMsg>(), OutboxMsg::Crash),
+        Kind::Sentinel => end_last!(yard.shared::<SentinelMsg>(), SentinelMsg::Crash),
     };
     settle().await;
     found
@@ -175,7 +179,7 @@ async fn an_actor_of_a_session_that_keeps_failing_fails_that_session_and_touches
 
 #[tokio::test(start_paused = true)]
 async fn a_shared_actor_that_keeps_failing_raises_the_alarm() {
-    for kind in [Kind::Model, Kind::Worker, Kind::Outbox] {
+    for kind in [Kind::Model, Kind::Worker, Kind::Outbox, Kind::Sentinel] {
         let journal = Journal::new();
         let yard = Yard::start(&all_rounder(&journal)).await;
         for nth in 0..4 {
@@ -183,13 +187,13 @@ async fn a_shared_actor_that_keeps_failing_raises_the_alarm() {
             // The one that was started again is the youngest.
             match kind {
                 Kind::Worker => drop(yard.shared::<WorkerMsg>().pop().unwrap().cast(WorkerMsg::Crash)),
-                Kind::Model | Kind::Outbox | Kind::Session | Kind::Aggregator | Kind::FileAgent => {
+                Kind::Model | Kind::Outbox | Kind::Sentinel | Kind::Session | Kind::Aggregator | Kind::FileAgent => {
                     assert!(end(&yard, kind, How::Panic).await);
                 }
             }
             settle().await;
         }
-        let alarm = yard.handle.alarm().borrow().clone().unwrap();
+        let alarm = yard.handle.alarm().borrow().clone().unwrap().to_string();
         assert!(alarm.contains("keeps failing: "), "{alarm}");
     }
 }

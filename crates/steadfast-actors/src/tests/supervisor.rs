@@ -198,7 +198,7 @@ async fn a_save_that_fails_raises_the_alarm_and_nothing_is_built_on_it() {
     yard.store.fail_syncs([StoreError::Index { source: BackendError::new("the disk is gone") }]);
     gate.open();
     yard.handle.wait(&id).await;
-    let alarm = yard.handle.alarm().borrow().clone().unwrap();
+    let alarm = yard.handle.alarm().borrow().clone().unwrap().to_string();
     assert!(alarm.contains("could not be saved") && alarm.contains("the disk is gone"), "{alarm}");
     assert_eq!(journal.asked().len(), 1, "no file was asked for on an unsaved plan");
 }

@@ -11,6 +11,7 @@ use ractor::{ActorCell, ActorRef, Message};
 use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::failover;
 use steadfast_core::ids::{IdeaId, ModelId, RepoPath, Role, SessionId};
+use steadfast_core::sentinel;
 use steadfast_core::session::Phase;
 use steadfast_model::CallRequest;
 use steadfast_notify::{Filed, Filing, Issue, IssueTracker, TrackerError};
@@ -286,6 +287,8 @@ fn settings(state_dir: PathBuf, model: &Scripted, tracker: &Arc<Tracker>) -> Set
         restart_window: S(60),
         shutdown_grace: S(2),
         keep_finished: S(30 * 24 * 3600),
+        resources: sentinel::Limits { memory: sentinel::MemoryLimit::Percent(95), min_free_disk: 0, time: None },
+        probe: |_dir| sentinel::Reading::default(),
         roles: Role::ALL.iter().map(|role| (*role, vec![id.clone()])).collect(),
         models: Arc::new(BTreeMap::from([(id, one)])),
         breaker: BreakerConfig { failure_threshold: NonZeroU32::new(3).unwrap(), ..BreakerConfig::default() },

@@ -3,11 +3,12 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use steadfast_core::ids::ModelId;
+use steadfast_core::sentinel::MemoryLimit;
 
 use super::Setup;
 use crate::{
-    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Log, LogFormat, MemoryLimit, Model, Provider,
-    ProviderKind, Roles, Sandbox, Session, Tracker,
+    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Log, LogFormat, Model, Provider, ProviderKind, Roles,
+    Sandbox, Session, Tracker,
 };
 
 const DEFAULT_FILE: &str = include_str!("../../../../config/default.toml");

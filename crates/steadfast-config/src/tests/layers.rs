@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use steadfast_core::ids::{ModelId, Role};
+use steadfast_core::sentinel::MemoryLimit;
 
 use super::Setup;
-use crate::{Budget, MemoryLimit, Micros, Price, ProviderKind, Sandbox};
+use crate::{Budget, Micros, Price, ProviderKind, Sandbox};
 
 fn breaker(setup: &Setup) -> (u32, u64) {
     let failover = setup.good().config.failover;
@@ -83,7 +84,7 @@ fn every_kind_of_value_is_read() {
     );
     let config = setup.good().config;
     assert_eq!(config.daemon.listen.unwrap().to_string(), "[::1]:70");
-    assert!(matches!(config.daemon.memory_limit, MemoryLimit::Bytes(bytes) if bytes.get() == 2 << 30));
+    assert!(matches!(config.daemon.memory_limit, MemoryLimit::Bytes(bytes) if bytes == 2 << 30));
     assert_eq!((config.daemon.min_free_disk_bytes, config.daemon.shutdown_grace), (0, Duration::ZERO));
     assert_eq!(config.failover.min_success_rate, 1.0);
     assert_eq!(config.session.max_calls, Budget { session: Some(7), day: None });

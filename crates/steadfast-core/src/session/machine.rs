@@ -8,6 +8,9 @@ use crate::session::state::{
 };
 use crate::tally::{MinSuccessRate, Verdict};
 
+/// Abnormal ends in a row after which a session is parked (SPEC 7).
+const MAX_ABNORMAL_ENDS: u32 = 3;
+
 /// What the operator configured about the way of a session (SPEC 6, 7).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -103,6 +106,9 @@ pub enum Event {
     Failed(String),
     /// It stands still until resumed.
     Interrupted(Interrupt),
+    /// The process that carried it ended without saving it. After three of them with nothing committed
+    /// in between, and no orderly interrupt, it is parked.
+    EndedAbnormally,
     /// It goes on after an interrupt.
     Resumed,
     /// A failed or cancelled session is taken up again at its last good milestone.
@@ -202,11 +208,19 @@ impl Run {
             }
             Event::Interrupted(interrupt) if !self.session.phase.is_final() => {
                 self.session.interrupt = Some(interrupt);
+                self.session.abnormal_ends = 0;
                 Vec::new()
             }
             Event::Interrupted(_) => Vec::new(),
+            Event::EndedAbnormally => {
+                self.ended_abnormally(now_ms);
+                Vec::new()
+            }
             Event::Resumed => {
-                self.session.interrupt = None;
+                if self.session.interrupt.take().is_some_and(|interrupt| interrupt.parked) {
+                    // A person wants it to be tried anew.
+                    self.session.abnormal_ends = 0;
+                }
                 Vec::new()
             }
             Event::Retried => self.retried(),
@@ -220,6 +234,22 @@ impl Run {
         if self.session.phase == Phase::Queued {
             self.session.phase = Phase::Planning;
             self.session.updated_ms = now_ms;
+        }
+    }
+
+    fn ended_abnormally(&mut self, now_ms: u64) {
+        let session = &mut self.session;
+        let at_work = matches!(session.phase, Phase::Planning | Phase::Implementing | Phase::Reviewing);
+        if !at_work || session.interrupt.is_some() {
+            return;
+        }
+        session.abnormal_ends += 1;
+        if session.abnormal_ends >= MAX_ABNORMAL_ENDS {
+            let reason = format!(
+                "it was at work in {} abnormal ends of the process in a row, so it may be what ends it",
+                session.abnormal_ends
+            );
+            session.interrupt = Some(Interrupt { reason, at_ms: now_ms, emergency: false, parked: true });
         }
     }
 
@@ -371,6 +401,8 @@ impl Run {
         }
         milestone.commit = commit;
         milestone.stage = Stage::Done;
+        // What comes so far is not what ends the process.
+        self.session.abnormal_ends = 0;
         vec![Follow::MilestoneDone]
     }
 

@@ -296,6 +296,49 @@ fn an_interrupt_rests_until_it_is_resumed_at_the_same_action() {
 }
 
 #[test]
+fn a_session_that_was_at_work_in_three_abnormal_ends_in_a_row_is_parked() {
+    let policy = policy();
+    let mut run = writing(&["a.js"]);
+    let parked = |run: &Run| run.session.interrupt.as_ref().is_some_and(|interrupt| interrupt.parked);
+    let orderly = Interrupt { reason: "SIGTERM received".to_owned(), at_ms: 3, emergency: true, parked: false };
+    for _ in 0..2 {
+        run.apply(Event::EndedAbnormally, &policy, 3);
+        run.apply(Event::EndedAbnormally, &policy, 3);
+        assert!(!parked(&run));
+        // An orderly end in between: it is not what ends the process.
+        run.apply(Event::Interrupted(orderly.clone()), &policy, 3);
+        run.apply(Event::EndedAbnormally, &policy, 3);
+        run.apply(Event::Resumed, &policy, 3);
+        assert_eq!(run.session.abnormal_ends, 0);
+    }
+    for _ in 0..3 {
+        run.apply(Event::EndedAbnormally, &policy, 3);
+    }
+    assert!(parked(&run) && run.session.can_resume());
+    assert_eq!(run.action(&policy), Action::Rest);
+    // A person has it tried anew.
+    run.apply(Event::Resumed, &policy, 4);
+    assert_eq!((run.session.abnormal_ends, parked(&run)), (0, false));
+}
+
+#[test]
+fn what_waited_or_has_committed_since_is_not_what_ended_the_process() {
+    let policy = policy();
+    let mut waiting = queued();
+    for _ in 0..5 {
+        waiting.apply(Event::EndedAbnormally, &policy, 2);
+    }
+    assert_eq!(waiting.session.abnormal_ends, 0);
+    let mut run = writing(&["a.js"]);
+    run.apply(Event::EndedAbnormally, &policy, 3);
+    run.apply(Event::EndedAbnormally, &policy, 3);
+    run.apply(Event::AgentsEnded(vec![(0, done("a.js"))]), &policy, 3);
+    run.apply(review(true, None), &policy, 4);
+    run.apply(Event::Committed(Some(commit('c'))), &policy, 5);
+    assert_eq!(run.session.abnormal_ends, 0);
+}
+
+#[test]
 fn a_late_event_changes_nothing_but_the_time_of_the_last_change() {
     let policy = policy();
     let mut run = writing(&["a.js"]);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use steadfast_actors::Emergency;
+
 use crate::cli::Global;
 use crate::client::socket_path;
 use crate::control::{self, Control, Serves};
@@ -15,22 +17,25 @@ pub(crate) async fn daemon(global: &Global) -> Outcome {
     logging::start(global.log.as_deref(), Some("info"), setup.config.log.format)?;
     let signals = signals::listen()?;
     let settings = setup.settings()?;
-    let handle = setup.start(settings, setup.open_store().await?).await?;
-    let resumable = handle.keeper().resumable().map_err(|error| failed("cannot read the store", &error))?;
+    let keeper = setup.open_store().await?;
+    let resumable = steadfast_actors::take_stock(&settings, &keeper).await;
+    let resumable = resumable.map_err(|error| failed("cannot take up what an earlier process has left", &error))?;
+    let handle = setup.start(settings, keeper).await?;
     for session in &resumable {
-        if let Err(error) = handle.take_up(&session.id, false).await {
-            tracing::warn!(session = %session.id, error = %error, "session not resumed");
+        if let Err(error) = handle.take_up(session, false).await {
+            tracing::warn!(%session, error = %error, "session not resumed");
         }
     }
-    let mut alarm = handle.alarm();
+    let mut alarm = handle.alarm().subscribe();
+    signals::panics_raise(handle.alarm().clone());
     let socket = socket_path(setup.state_dir());
     let control = Arc::new(Control { setup, handle, serves: Serves::Everyone });
     let server = control::serve(&socket, Arc::clone(&control)).await?;
     tracing::info!(socket = %socket.display(), resumed = resumable.len(), "ready");
     let (reason, failed_for_good) = tokio::select! {
         reason = signals::first(signals) => (reason.to_owned(), false),
-        alarm = alarm.wait_for(Option::is_some) => {
-            (alarm.ok().and_then(|reason| reason.clone()).unwrap_or_default(), true)
+        emergency = signals::alarm(&mut alarm) => {
+            (emergency.to_string(), matches!(emergency, Emergency::Failure(_)))
         }
     };
     let saved = control::end(control, server, &socket, &reason).await?;

@@ -164,6 +164,7 @@ fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
     let roles = Roles { planner: rows(Role::Planner), coder: rows(Role::Coder), reviewer: rows(Role::Reviewer) };
     Ok(StatusBody {
         daemon: false,
+        paused: None,
         roles,
         rates: RateReport::all(&rates, now_minute()),
         sessions: count(keeper, &[], &[])?,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_actors::{Event, Keeper, Settings, Submission, SubmitError};
+use steadfast_actors::{Emergency, Event, Keeper, Settings, Submission, SubmitError};
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::Phase;
 use steadfast_prompt::Idea;
@@ -139,15 +139,14 @@ impl Foreground {
     async fn carry(self, global: &Global, session: SessionId) -> Outcome {
         let Self { control, server, socket, signals, events } = self;
         let progress = Progress::start(events, global.log.is_none());
-        let mut alarm = control.handle.alarm();
+        let mut alarm = control.handle.alarm().subscribe();
+        signals::panics_raise(control.handle.alarm().clone());
         let stopped = tokio::select! {
             () = control.handle.wait(&session) => None,
             reason = signals::first(signals) => Some(reason.to_owned()),
-            alarm = alarm.wait_for(Option::is_some) => {
-                Some(alarm.ok().and_then(|reason| reason.clone()).unwrap_or_default())
-            }
+            emergency = signals::alarm(&mut alarm) => Some(emergency.to_string()),
         };
-        let failed_for_good = control.handle.alarm().borrow().is_some();
+        let failed_for_good = matches!(*control.handle.alarm().borrow(), Some(Emergency::Failure(_)));
         let keeper = control.handle.keeper().clone();
         control::end(control, server, &socket, stopped.as_deref().unwrap_or("the session is over")).await?;
         progress.finish().await;
