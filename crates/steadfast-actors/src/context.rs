@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use steadfast_core::ids::{CommitId, IdeaId, RepoPath, Role, SessionId};
 use steadfast_core::plan::{Plan, ReviewIssue};
+use steadfast_core::restart::Restart;
 use steadfast_core::session::{AgentResult, CheckOutcome, Milestone, Run, Session, Stage, StepKey};
 use steadfast_prompt::Idea;
 use steadfast_repo::checks::{CheckOptions, run_check};
 use steadfast_repo::sandbox::Sandbox;
 use steadfast_repo::{Draft, FileError, RepoError, Repository, Worktree};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::budget::Ledger;
 use crate::checkpoint_keeper::Keeper;
@@ -196,14 +198,19 @@ impl SessionContext {
     }
 
     /// Has a role's worker carry out a task. A worker that fails meanwhile is started again by its supervisor, and the
-    /// task is given to the new one: an answer that had arrived is found, not asked for.
+    /// task is given to the new one: an answer that had arrived is found, not asked for. An execution that panics is
+    /// tried as often as an actor is started again.
     pub(crate) async fn execute(&self, task: Task) -> Executed {
+        let (mut restarts, start) = (self.settings.restart_budget(), Instant::now());
         loop {
             if let Some(worker) = self.directory.worker(task.place.role) {
                 let (reply, answer) = oneshot::channel();
                 let _ = worker.cast(WorkerMsg::Execute { task: Box::new(task.clone()), reply });
                 if let Ok(executed) = answer.await {
                     return executed;
+                }
+                if restarts.spend(start.elapsed()) == Restart::GiveUp {
+                    return Executed::KeepsFailing;
                 }
             }
             tokio::time::sleep(WORKER_PAUSE).await;

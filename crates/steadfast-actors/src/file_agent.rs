@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use steadfast_core::ids::Role;
 use steadfast_core::plan::Change;
 use steadfast_core::session::{AgentDone, AgentFailed, AgentResult, AgentTask, Target, Writer};
 
@@ -34,6 +35,11 @@ pub(crate) enum StopReason {
 }
 
 impl StopReason {
+    /// Executions of a role panic each time.
+    pub(crate) fn keeps_failing(role: Role) -> Self {
+        Self::Broken(format!("executions of the {role} keep failing; the log says how"))
+    }
+
     /// The reason alone, for a person.
     pub(crate) fn into_text(self) -> String {
         match self {
@@ -143,6 +149,7 @@ async fn write(context: &Arc<SessionContext>, work: &Arc<CoderWork>, task: &Agen
             return AgentEnd::Result(AgentResult::Failed(AgentFailed { error, attempts }));
         }
         Executed::BudgetSpent(reason) => return AgentEnd::Stop(StopReason::Budget(reason)),
+        Executed::KeepsFailing => return AgentEnd::Stop(StopReason::keeps_failing(Role::Coder)),
         Executed::NotSaved(reason) => return AgentEnd::Stop(StopReason::NotSaved(reason)),
     };
     let mut answers = previous;

@@ -40,7 +40,7 @@ pub use meter::Meter;
 pub use model::ModelStatus;
 pub use settings::Settings;
 pub use supervisor::{
-    Emergency, Handle, RoleStatus, Status, Submission, SubmitError, SupervisorError, start, take_stock,
+    Emergency, Handle, RoleStatus, ShutDown, Status, Submission, SubmitError, SupervisorError, start, take_stock,
 };
 pub use task::panic_text;
 pub use tidy::Pruned;

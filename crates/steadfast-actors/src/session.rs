@@ -532,6 +532,7 @@ async fn plan(context: &Arc<SessionContext>) -> Result<Happened, StopReason> {
             crate::context::why_exhausted(&attempts)
         ))),
         Executed::BudgetSpent(reason) => Err(StopReason::Budget(reason)),
+        Executed::KeepsFailing => Err(StopReason::keeps_failing(Role::Planner)),
         Executed::NotSaved(reason) => Err(StopReason::NotSaved(reason)),
     }
 }
@@ -562,6 +563,7 @@ async fn review(
             }
             Executed::Exhausted { .. } => {}
             Executed::BudgetSpent(reason) => return Err(StopReason::Budget(reason)),
+            Executed::KeepsFailing => return Err(StopReason::keeps_failing(Role::Reviewer)),
             Executed::NotSaved(reason) => return Err(StopReason::NotSaved(reason)),
         }
     }

@@ -139,6 +139,21 @@ impl fmt::Display for Emergency {
     }
 }
 
+/// What became of the sessions that were at work or waited at a shutdown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShutDown {
+    /// Saved as interrupted.
+    pub saved: Vec<SessionId>,
+    /// Not saved in time, or not at all: they stand as they were saved last, and go on from there.
+    pub not_saved: Vec<SessionId>,
+}
+
+impl ShutDown {
+    fn enter(&mut self, session: SessionId, saved: bool) {
+        if saved { self.saved.push(session) } else { self.not_saved.push(session) }
+    }
+}
+
 /// What the supervisor is told.
 pub(crate) enum SupervisorMsg {
     /// A new session. Answered when it is durable.
@@ -213,15 +228,15 @@ pub(crate) enum SupervisorMsg {
     Shutdown {
         /// For a person.
         reason: String,
-        /// Sessions that were saved, when all is done.
-        reply: oneshot::Sender<Vec<SessionId>>,
+        /// What became of the sessions, when all is done.
+        reply: oneshot::Sender<ShutDown>,
     },
     /// Every session has answered the shutdown, or had its time.
     SessionsSaved {
-        /// Those that were saved.
-        saved: Vec<SessionId>,
+        /// What became of them.
+        ended: ShutDown,
         /// Who waits.
-        reply: oneshot::Sender<Vec<SessionId>>,
+        reply: oneshot::Sender<ShutDown>,
     },
 }
 
@@ -269,6 +284,9 @@ pub(crate) struct SupervisorState {
     origin: Instant,
 }
 
+/// How long all sessions together may take to save themselves at a shutdown, which has to fit into a service manager's
+/// patience.
+const SAVING_AT_MOST: Duration = Duration::from_secs(8);
 /// How often it is looked whether the retention is due.
 const RETENTION_LOOK: Duration = Duration::from_secs(3600);
 /// How often the retention is applied; keeping is counted in days.
@@ -353,9 +371,9 @@ impl Actor for Supervisor {
             SupervisorMsg::Status(reply) => state.status(reply),
             SupervisorMsg::Reset { model, reply } => state.reset(model, reply),
             SupervisorMsg::Shutdown { reason, reply } => state.shut_down(&myself, reason, reply),
-            SupervisorMsg::SessionsSaved { saved, reply } => {
+            SupervisorMsg::SessionsSaved { ended, reply } => {
                 // The keeper outlives this actor: whoever holds the handle ends it last.
-                let _ = reply.send(saved);
+                let _ = reply.send(ended);
                 myself.stop(None);
                 return Ok(());
             }
@@ -797,9 +815,9 @@ impl SupervisorState {
         });
     }
 
-    fn shut_down(&mut self, myself: &ActorRef<SupervisorMsg>, reason: String, reply: oneshot::Sender<Vec<SessionId>>) {
+    fn shut_down(&mut self, myself: &ActorRef<SupervisorMsg>, reason: String, reply: oneshot::Sender<ShutDown>) {
         if self.shutting_down.is_some() {
-            let _ = reply.send(Vec::new());
+            let _ = reply.send(ShutDown::default());
             return;
         }
         if !self.taken.is_empty() {
@@ -818,30 +836,31 @@ impl SupervisorState {
         let grace = self.args.settings.shutdown_grace;
         let outbox = self.directory.outbox();
         let work = async move {
-            let mut saved = Vec::new();
+            let mut ended = ShutDown::default();
+            let deadline = Instant::now() + SAVING_AT_MOST;
             for (id, answer) in answers {
-                if let Ok(Ok(())) = answer.await {
-                    saved.push(id);
-                }
+                let saved = tokio::time::timeout_at(deadline, answer).await;
+                ended.enter(id, matches!(saved, Ok(Ok(Ok(())))));
             }
-            for id in queue {
-                if let Ok(Some(session)) = keeper.head(&id) {
+            // Those that wait had nothing begun: all in one.
+            let mut heads = Vec::new();
+            for id in &queue {
+                if let Ok(Some(session)) = keeper.head(id) {
                     let mut run = Run { session, plan: None, milestone: None };
                     run.apply(Happened::Interrupted(interrupt.clone()), &policy, clock());
-                    if keeper.save(vec![Write::Head(Box::new(run.session))]).await.is_ok() {
-                        saved.push(id);
-                    }
+                    heads.push(Write::Head(Box::new(run.session)));
                 }
             }
+            let saved = tokio::time::timeout_at(deadline, keeper.save(heads)).await;
+            let saved = matches!(saved, Ok(Ok(())));
+            queue.into_iter().for_each(|id| ended.enter(id, saved));
             if let Some(outbox) = outbox {
                 settle_outbox(&outbox, grace).await;
             }
-            saved
+            ended
         };
-        let report = move |end: Result<Vec<SessionId>, String>| SupervisorMsg::SessionsSaved {
-            saved: end.unwrap_or_default(),
-            reply,
-        };
+        let report =
+            move |end: Result<ShutDown, String>| SupervisorMsg::SessionsSaved { ended: end.unwrap_or_default(), reply };
         self.shutting_down = Some(report_back(myself.clone(), work, report));
     }
 }

@@ -65,6 +65,8 @@ pub(crate) enum Executed {
     BudgetSpent(String),
     /// What was bought could not be made durable, so nothing may be built on it.
     NotSaved(String),
+    /// It ended without a word too often: a panic, each time.
+    KeepsFailing,
 }
 
 /// What a worker is told.

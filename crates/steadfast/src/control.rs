@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use steadfast_actors::{Handle, SubmitError, SupervisorError};
+use steadfast_actors::{Handle, ShutDown, SubmitError, SupervisorError};
 use steadfast_core::ids::{ModelId, Role, SessionId};
 use steadfast_prompt::Idea;
 use tokio::net::UnixListener;
@@ -88,13 +88,13 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
     Ok(Server { stop, task: tokio::spawn(async move { server.await }) })
 }
 
-/// Stops listening, saves every session and ends the actors. Answers the sessions that were at work or waited.
+/// Stops listening, saves every session and ends the actors. Answers what became of the sessions.
 pub(crate) async fn end(
     control: Arc<Control>,
     server: Server,
     socket: &Path,
     reason: &str,
-) -> Result<Vec<SessionId>, Failure> {
+) -> Result<ShutDown, Failure> {
     server.stop().await;
     // The socket goes first, so that nobody finds a process that takes no work.
     let _ = std::fs::remove_file(socket);

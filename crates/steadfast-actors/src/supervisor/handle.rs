@@ -12,7 +12,9 @@ use steadfast_repo::{RepoError, Repository};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Emergency, Status, Submission, SubmitError, Supervisor, SupervisorArgs, SupervisorError, SupervisorMsg};
+use super::{
+    Emergency, ShutDown, Status, Submission, SubmitError, Supervisor, SupervisorArgs, SupervisorError, SupervisorMsg,
+};
 use crate::budget::Ledger;
 use crate::checkpoint_keeper::{Keeper, KeeperError};
 use crate::event::Events;
@@ -227,10 +229,10 @@ impl Handle {
     }
 
     /// Saves every session, delivers what can be delivered within the grace, ends all actors and closes the store. Answers
-    /// the sessions that were at work or waited, and are saved as interrupted.
-    pub async fn shutdown(self, reason: &str) -> Vec<SessionId> {
+    /// what became of the sessions that were at work or waited.
+    pub async fn shutdown(self, reason: &str) -> ShutDown {
         let reason = reason.to_owned();
-        let saved = self.ask(|reply| SupervisorMsg::Shutdown { reason, reply }).await.unwrap_or_default();
+        let ended = self.ask(|reply| SupervisorMsg::Shutdown { reason, reply }).await.unwrap_or_default();
         // Executions since the last milestone count, too.
         if let Err(error) = self.keeper.save(vec![crate::records::Write::Rates(Box::new(self.meter.rates()))]).await {
             tracing::warn!(error = %error, "rates not saved");
@@ -238,6 +240,6 @@ impl Handle {
         // It stops itself after its answer; a bound in case a child does not let go.
         let _ = tokio::time::timeout(Duration::from_secs(5), self.join).await;
         self.keeper.close().await;
-        saved
+        ended
     }
 }

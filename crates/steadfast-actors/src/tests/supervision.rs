@@ -1,5 +1,8 @@
 //! Actors that end in the middle of their work are started again, and the session ends as if nothing had been.
 
+use std::time::Duration;
+
+use steadfast_core::fault::{CallFault, Fault};
 use steadfast_core::ids::Role;
 use steadfast_core::session::Phase;
 use steadfast_model::CallRequest;
@@ -224,6 +227,26 @@ async fn a_session_that_cannot_be_started_spends_its_budget_and_fails() {
     let record = yard.record(&id);
     assert_eq!(record.session.phase, Phase::Failed);
     assert_eq!(record.issues.len(), 1, "a person hears of it");
+    assert_eq!(*yard.handle.alarm().borrow(), None);
+}
+
+/// A pause that no clock can hold ends the execution with a panic each time.
+#[tokio::test(start_paused = true)]
+async fn an_execution_that_panics_each_time_fails_its_session_and_buys_nothing_more() {
+    let journal = Journal::new();
+    let model = Scripted::new("model", &journal)
+        .by(|_| Reply::Fails(CallFault::new(Fault::Unavailable, "the server is broken")));
+    let yard = Yard::tuned(&model, |settings| {
+        settings.failover.backoff_initial = Duration::MAX;
+        settings.failover.backoff_max = Duration::MAX;
+    })
+    .await;
+    let id = yard.submit("one", "repo").await.unwrap();
+    yard.handle.wait(&id).await;
+    let session = yard.record(&id).session;
+    assert_eq!(session.phase, Phase::Failed);
+    assert!(session.error.clone().unwrap().contains("keep failing") && session.can_resume(), "{session:?}");
+    assert_eq!(journal.asked().len(), 1, "{}", journal.shown());
     assert_eq!(*yard.handle.alarm().borrow(), None);
 }
 

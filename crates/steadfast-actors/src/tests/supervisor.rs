@@ -349,3 +349,16 @@ async fn the_retention_comes_by_itself_once_a_day() {
     settle().await;
     assert_eq!(keeper.head(&old.id).unwrap(), None);
 }
+
+/// The disk is gone: whoever waits hears so, and is not kept waiting.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_tells_which_sessions_could_not_be_saved() {
+    let (journal, gate) = (Journal::new(), Gate::new());
+    let yard = Yard::start(&gated_planners(&journal, &gate)).await;
+    let id = yard.submit("one", "repo").await.unwrap();
+    journal.reaches(1).await;
+    settle().await;
+    yard.store.fail_syncs([StoreError::Index { source: BackendError::new("the disk is gone") }]);
+    let ended = yard.handle.shutdown("SIGTERM received").await;
+    assert_eq!((ended.saved, ended.not_saved), (vec![], vec![id]));
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use steadfast_actors::Emergency;
+use steadfast_actors::{Emergency, ShutDown};
 
 use crate::cli::Global;
 use crate::client::socket_path;
@@ -38,7 +38,10 @@ pub(crate) async fn daemon(global: &Global) -> Outcome {
             (emergency.to_string(), matches!(emergency, Emergency::Failure(_)))
         }
     };
-    let saved = control::end(control, server, &socket, &reason).await?;
+    let ShutDown { saved, not_saved } = control::end(control, server, &socket, &reason).await?;
     tracing::info!(reason, saved = saved.len(), "stopped; interrupted sessions go on at the next start");
-    if failed_for_good { Err(Failure::Code(FAILED)) } else { Ok(()) }
+    for session in &not_saved {
+        tracing::error!(%session, "not saved in the end; it goes on from where it was saved before");
+    }
+    if failed_for_good || !not_saved.is_empty() { Err(Failure::Code(FAILED)) } else { Ok(()) }
 }
