@@ -11,6 +11,7 @@ mod breaker_simulate;
 mod budgets;
 mod daemon;
 mod emergencies;
+mod events;
 mod failover;
 mod foreground;
 mod kills;

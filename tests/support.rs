@@ -380,6 +380,12 @@ impl Running {
         wait_until(&format!("{text:?} on standard error"), || self.said().contains(text).then_some(()));
     }
 
+    /// Waits until it says this on standard output.
+    #[track_caller]
+    pub(crate) fn hear_out(&self, text: &str) {
+        wait_until(&format!("{text:?} on standard output"), || self.stdout.so_far().contains(text).then_some(()));
+    }
+
     /// How often its threads have gone to sleep by themselves so far.
     pub(crate) fn rests(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id().as_raw_nonzero()));

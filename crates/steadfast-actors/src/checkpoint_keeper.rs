@@ -54,6 +54,7 @@ const COUNTS: RecordKind = RecordKind::new(10, 1, "session counts");
 const DAY: RecordKind = RecordKind::new(11, 1, "spending of a day");
 const FINISHED: RecordKind = RecordKind::new(12, 1, "finished session");
 const RATES: RecordKind = RecordKind::new(14, 1, "rates");
+const EVENTS: RecordKind = RecordKind::new(17, 1, "events");
 const PRUNED: RecordKind = RecordKind::new(16, 1, "time of the last retention");
 const MARK: RecordKind = RecordKind::new(13, 1, "index entry");
 
@@ -65,6 +66,15 @@ fn open_mark(session: &SessionId) -> Key {
 /// Completed sessions that are not packed yet, so that a start finds what a crash left.
 fn unpacked_mark(session: &SessionId) -> Key {
     Key::meta(&format!("unpacked/{session}"))
+}
+
+/// A chunk of a session's events, by the number of its first. Not one of the session's parts, which go when it is packed.
+fn events_key(session: &SessionId, first: u64) -> Key {
+    Key::meta(&format!("events/{session}/{first:020}"))
+}
+
+fn events_prefix(session: &SessionId) -> Prefix {
+    Prefix::metas_named(&format!("events/{session}/"))
 }
 
 /// Undelivered issues, so that the outbox does not read the delivered ones.
@@ -359,6 +369,21 @@ impl Keeper {
             batch.put_value(key, EXECUTION, &ExecutionLog { attempts: Vec::new(), spent: log.spent })?;
         }
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await }
+    }
+
+    /// Saves a chunk of a session's events without waiting: a kill may lose it. The bytes are the caller's; `first` is the
+    /// number of the first event in it, and chunks are read back in that order.
+    pub fn save_events(&self, session: &SessionId, first: u64, chunk: Vec<u8>) {
+        let mut batch = Batch::new();
+        match batch.put_value(events_key(session, first), EVENTS, &chunk) {
+            Ok(_) => self.commit_soon(batch),
+            Err(error) => tracing::error!(error = %error, "events not saved"),
+        }
+    }
+
+    /// Raised by each opening of the store; never comes twice.
+    pub fn epoch(&self) -> u64 {
+        self.store().epoch()
     }
 
     /// Saves what was spent on a day (days since 1970, UTC), without waiting.

@@ -54,6 +54,8 @@ pub(crate) enum Command {
         /// Session id, or the id of an idea (its newest session)
         id: String,
     },
+    /// Tell the story of one session, event by event
+    Events(EventsArgs),
     /// Stop a session and keep its branch
     Cancel {
         /// Session id, or the id of an idea
@@ -125,6 +127,15 @@ pub(crate) struct SessionsArgs {
     /// List only the newest N
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Session id, or the id of an idea (its newest session)
+    pub(crate) id: String,
+    /// Stay and show what comes, until it is over; with --json one event a line
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]

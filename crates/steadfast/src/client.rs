@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -78,6 +79,29 @@ impl Client {
         }
     }
 
+    /// Waits for a daemon on this socket again, as long as [`Client::connect_waiting`] would; whether one came.
+    pub(crate) async fn comes_back(&self) -> bool {
+        let start = tokio::time::Instant::now();
+        while UnixStream::connect(&self.socket).await.is_err() {
+            if start.elapsed() > STARTING_AT_MOST {
+                return false;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        true
+    }
+
+    /// Asks for server-sent events.
+    pub(crate) async fn stream(&self, path: &str) -> Result<EventStream, Failure> {
+        let failed = |error: anyhow::Error| Failure::Failed(format!("cannot talk to the daemon: {error}"));
+        let begun = self.send(Method::GET, path, Bytes::new(), "text/event-stream").await.map_err(failed)?;
+        let (response, connection) = begun;
+        if !response.status().is_success() {
+            return Err(Failure::Failed(format!("the daemon answers {}", response.status())));
+        }
+        Ok(EventStream { body: response.into_body(), rest: Vec::new(), _connection: connection })
+    }
+
     /// Asks and reads a JSON answer.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.call(Method::GET, path, Bytes::new()).await
@@ -106,20 +130,65 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        let (answer, _connection) = self.send(method, path, body, "application/json").await?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        accept: &str,
+    ) -> anyhow::Result<(Response<Incoming>, Connection)> {
         let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer; an error on it shows in the answer, too.
-        let connection = tokio::spawn(connection);
+        let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "localhost")
             .header("content-type", "application/json")
+            .header("accept", accept)
             .body(Full::new(body))?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let bytes = answer.into_body().collect().await?.to_bytes();
-        connection.abort();
-        Ok((status, bytes))
+        Ok((sender.send_request(request).await?, connection))
+    }
+}
+
+/// Carries a request; ends when it is dropped.
+struct Connection(tokio::task::JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Server-sent events as they come.
+pub(crate) struct EventStream {
+    body: Incoming,
+    /// What came of the next event so far.
+    rest: Vec<u8>,
+    _connection: Connection,
+}
+
+impl EventStream {
+    /// The next event's data; `None`: the stream has ended.
+    pub(crate) async fn next(&mut self) -> Option<serde_json::Value> {
+        loop {
+            if let Some(end) = self.rest.windows(2).position(|two| two == b"\n\n") {
+                let event: Vec<u8> = self.rest.drain(..end + 2).collect();
+                let text = String::from_utf8_lossy(&event);
+                let data = text.lines().find_map(|line| line.strip_prefix("data: "));
+                if let Some(value) = data.and_then(|data| serde_json::from_str(data).ok()) {
+                    return Some(value);
+                }
+                continue;
+            }
+            let frame = self.body.frame().await?.ok()?;
+            self.rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        }
     }
 }

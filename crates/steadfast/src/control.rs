@@ -1,5 +1,7 @@
 //! The control socket: HTTP over a Unix socket that only its owner may open.
 
+mod stream;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::commands::look::now_minute;
 use crate::commands::{look, orders, run};
 use crate::exit::{Failure, failed};
+use crate::feed::Feed;
 use crate::report::{OutboxReport, Report};
 use crate::setup::Setup;
 use crate::wire::{
@@ -31,6 +34,7 @@ pub(crate) struct Control {
     pub(crate) setup: Setup,
     pub(crate) handle: Handle,
     pub(crate) serves: Serves,
+    pub(crate) feed: Feed,
 }
 
 /// What the process is there for.
@@ -80,6 +84,7 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
         .route("/v1/breakers/reset", post(reset))
         .route("/v1/outbox", get(outbox))
         .route("/v1/prune", post(prune))
+        .merge(stream::routes())
         .with_state(control);
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
         // Dropped or sent: either way it is time to stop.
@@ -89,19 +94,12 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
 }
 
 /// Stops listening, saves every session and ends the actors. Answers what became of the sessions.
-pub(crate) async fn end(
-    control: Arc<Control>,
-    server: Server,
-    socket: &Path,
-    reason: &str,
-) -> Result<ShutDown, Failure> {
+pub(crate) async fn end(control: Arc<Control>, server: Server, socket: &Path, reason: &str) -> ShutDown {
+    control.feed.send_away();
     server.stop().await;
     // The socket goes first, so that nobody finds a process that takes no work.
     let _ = std::fs::remove_file(socket);
-    let Ok(control) = Arc::try_unwrap(control).map_err(|_| ()) else {
-        return Err(Failure::Failed("a request still holds the engine".to_owned()));
-    };
-    Ok(control.handle.shutdown(reason).await)
+    control.handle.shutdown(reason, control.feed.finish()).await
 }
 
 type Shared = State<Arc<Control>>;

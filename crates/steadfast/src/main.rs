@@ -9,6 +9,7 @@ mod control;
 #[cfg(test)]
 mod documents;
 mod exit;
+mod feed;
 mod logging;
 #[cfg(test)]
 mod manifests;
@@ -16,6 +17,7 @@ mod progress;
 mod report;
 mod setup;
 mod signals;
+mod story;
 mod text;
 mod wire;
 
@@ -56,6 +58,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Retry { id } => light(commands::run::retry(global, &id)),
         Command::Sessions(args) => light(commands::look::sessions(global, &args)),
         Command::Show { id } => light(commands::look::show(global, &id)),
+        Command::Events(args) => light(commands::events::events(global, &args)),
         Command::Status(args) => light(commands::look::status(global, &args)),
         Command::Outbox(OutboxCommand::List) => light(commands::look::outbox(global)),
         Command::Breaker(BreakerCommand::Reset { model }) => light(commands::breaker::reset(global, model)),

@@ -13,8 +13,8 @@ use steadfast_prompt::Idea;
 use steadfast_store::{CheckpointStore, Key, Prefix, Record, RecordKind, Scan, decode};
 
 use super::{
-    ANSWER, BREAKER, Books, COUNTS, DAY, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError, MANUAL,
-    MILESTONE, PLAN, RATES, answer_key, execution_key, milestone_key,
+    ANSWER, BREAKER, Books, COUNTS, DAY, EVENTS, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError, MANUAL,
+    MILESTONE, PLAN, RATES, answer_key, events_prefix, execution_key, milestone_key,
 };
 use crate::records::{Answer, Counts, ExecutionLog, IdeaRecord, IssueRecord, Loaded, ManualFiles, SessionRecord};
 use crate::supervisor::wall_clock_ms;
@@ -107,6 +107,15 @@ impl Keeper {
             issues.push(decode(ISSUE, &record)?);
         }
         Ok(issues)
+    }
+
+    /// The chunks of a session's events, oldest first.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn events_of(&self, session: &SessionId) -> Result<Vec<Vec<u8>>, KeeperError> {
+        let chunks = scan(self.store(), &Scan::all(events_prefix(session)))?;
+        chunks.iter().map(|(_, record)| Ok(decode(EVENTS, record)?)).collect()
     }
 
     /// Completed sessions that a crash kept from being packed.

@@ -1,7 +1,7 @@
 //! The way in for everyone outside: starts the actors, takes orders, and ends it all.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::{Actor, ActorRef, SpawnErr};
@@ -94,7 +94,7 @@ pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnEr
         emergency: emergency.clone(),
     };
     let (supervisor, join) = Actor::spawn(None, Supervisor, args).await?;
-    Ok(Handle { supervisor, join, keeper, meter, events, alarm: emergency })
+    Ok(Handle { supervisor, join: Mutex::new(Some(join)), keeper, meter, events, alarm: emergency })
 }
 
 /// Looks over the sessions that a process before this one has left: counts what ended abnormally, and parks, with an issue,
@@ -130,7 +130,8 @@ pub async fn take_stock(settings: &Settings, keeper: &Keeper) -> Result<Vec<Sess
 /// Orders to a running supervisor.
 pub struct Handle {
     supervisor: ActorRef<SupervisorMsg>,
-    join: JoinHandle<()>,
+    /// `None` once it was waited for.
+    join: Mutex<Option<JoinHandle<()>>>,
     keeper: Keeper,
     meter: Arc<Meter>,
     events: Events,
@@ -230,7 +231,8 @@ impl Handle {
 
     /// Saves every session, delivers what can be delivered within the grace, ends all actors and closes the store. Answers
     /// what became of the sessions that were at work or waited.
-    pub async fn shutdown(self, reason: &str) -> ShutDown {
+    /// `last` runs when nothing happens any more, and may still save.
+    pub async fn shutdown(&self, reason: &str, last: impl Future<Output = ()>) -> ShutDown {
         let reason = reason.to_owned();
         let ended = self.ask(|reply| SupervisorMsg::Shutdown { reason, reply }).await.unwrap_or_default();
         // Executions since the last milestone count, too.
@@ -238,7 +240,11 @@ impl Handle {
             tracing::warn!(error = %error, "rates not saved");
         }
         // It stops itself after its answer; a bound in case a child does not let go.
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.join).await;
+        let join = self.join.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(join) = join {
+            let _ = tokio::time::timeout(Duration::from_secs(5), join).await;
+        }
+        last.await;
         self.keeper.close().await;
         ended
     }

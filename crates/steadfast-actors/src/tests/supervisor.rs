@@ -359,6 +359,6 @@ async fn a_shutdown_tells_which_sessions_could_not_be_saved() {
     journal.reaches(1).await;
     settle().await;
     yard.store.fail_syncs([StoreError::Index { source: BackendError::new("the disk is gone") }]);
-    let ended = yard.handle.shutdown("SIGTERM received").await;
+    let ended = yard.handle.shutdown("SIGTERM received", async {}).await;
     assert_eq!((ended.saved, ended.not_saved), (vec![], vec![id]));
 }

@@ -147,7 +147,7 @@ impl Yard {
     /// Ends it in order: the sessions that were saved, and what is left for the next process.
     pub(super) async fn shut_down(self, reason: &str) -> (Vec<SessionId>, Left) {
         let Self { dir, store, tracker, handle, .. } = self;
-        let saved = handle.shutdown(reason).await.saved;
+        let saved = handle.shutdown(reason, async {}).await.saved;
         (saved, Left { dir, store: store.after_power_cut(), tracker })
     }
 

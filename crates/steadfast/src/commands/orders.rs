@@ -90,7 +90,7 @@ pub(crate) async fn cancel(global: &Global, id: &str) -> Outcome {
         }
         Err(failure) => Err(failure),
     };
-    handle.shutdown("nothing was begun").await;
+    handle.shutdown("nothing was begun", async {}).await;
     let session = result?;
     if global.json {
         return print_json(&Submitted { session_id: session.to_string() });
@@ -107,7 +107,7 @@ pub(crate) async fn prune(global: &Global) -> Outcome {
         Access::Own(keeper) => {
             let handle = setup.start(setup.settings()?, keeper).await?;
             let done = handle.prune().await;
-            handle.shutdown("nothing was begun").await;
+            handle.shutdown("nothing was begun", async {}).await;
             pruned(done)?
         }
     };

@@ -16,6 +16,7 @@ use crate::commands::look;
 use crate::commands::orders::{self, read_idea};
 use crate::control::{self, Control, Server, Serves};
 use crate::exit::{Failure, INTERRUPTED, Outcome, failed};
+use crate::feed::Feed;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::setup::{Access, Setup, is_set};
@@ -115,8 +116,9 @@ impl Foreground {
     pub(crate) async fn begin(setup: Setup, settings: Settings, keeper: Keeper) -> Result<Self, Failure> {
         let handle = setup.start(settings, keeper).await?;
         let (signals, events) = (signals::listen()?, handle.events().watch());
+        let feed = Feed::start(handle.events(), handle.keeper());
         let socket = socket_path(setup.state_dir());
-        let control = Arc::new(Control { setup, handle, serves: Serves::OneSession });
+        let control = Arc::new(Control { setup, handle, serves: Serves::OneSession, feed });
         let server = control::serve(&socket, Arc::clone(&control)).await?;
         Ok(Self { control, server, socket, signals, events })
     }
@@ -131,7 +133,7 @@ impl Foreground {
 
     /// Ends it, for a reason that the caller has to tell.
     async fn nothing(self, failure: Failure) -> Outcome {
-        control::end(self.control, self.server, &self.socket, "nothing was begun").await?;
+        control::end(self.control, self.server, &self.socket, "nothing was begun").await;
         Err(failure)
     }
 
@@ -148,7 +150,7 @@ impl Foreground {
         };
         let failed_for_good = matches!(*control.handle.alarm().borrow(), Some(Emergency::Failure(_)));
         let keeper = control.handle.keeper().clone();
-        control::end(control, server, &socket, stopped.as_deref().unwrap_or("the session is over")).await?;
+        control::end(control, server, &socket, stopped.as_deref().unwrap_or("the session is over")).await;
         progress.finish().await;
         report(global, &keeper, &session, failed_for_good)
     }

@@ -1,0 +1,115 @@
+//! Events over HTTP: a session's story as a JSON array, and everything as it happens as server-sent events (the HTML
+//! standard, section 9.2), with `Last-Event-ID`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path as UrlPath, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use futures_util::stream;
+use steadfast_core::ids::SessionId;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Control;
+use crate::commands::look;
+use crate::exit::Failure;
+use crate::feed::Entry;
+
+/// A stream in which nothing happens says so, so that a proxy or a reader does not take it for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+pub(super) fn routes() -> Router<Arc<Control>> {
+    Router::new().route("/v1/events", get(all)).route("/v1/sessions/{id}/events", get(of_session))
+}
+
+async fn all(State(control): State<Arc<Control>>, headers: HeaderMap) -> Response {
+    follow(&control, last_event_id(&headers), None)
+}
+
+async fn of_session(
+    State(control): State<Arc<Control>>,
+    UrlPath(id): UrlPath<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let found = control.read(move |control| look::find(control.handle.keeper(), Some(&id), true)).await?;
+    if wants_stream(&headers) {
+        return Ok(follow(&control, last_event_id(&headers), Some(found)));
+    }
+    let story = control.read(move |control| control.feed.shared().story(&found)).await?;
+    Ok(axum::Json(story).into_response())
+}
+
+fn wants_stream(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("text/event-stream"))
+}
+
+/// What the reader has seen last; `None`: it begins now.
+fn last_event_id(headers: &HeaderMap) -> Option<u64> {
+    headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
+}
+
+struct Following {
+    missed: std::vec::IntoIter<Entry>,
+    receiver: Receiver<Entry>,
+    last: u64,
+    only: Option<SessionId>,
+    begun: bool,
+}
+
+fn follow(control: &Control, after: Option<u64>, only: Option<SessionId>) -> Response {
+    let (missed, receiver) = control.feed.shared().watch(after.unwrap_or(u64::MAX));
+    let last = after.unwrap_or(0);
+    let state = Following { missed: missed.into_iter(), receiver, last, only, begun: false };
+    let body = stream::unfold(state, |mut state| async move {
+        let bytes = state.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), state))
+    });
+    let mut response = Body::from_stream(body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Bytes> {
+        if !std::mem::replace(&mut self.begun, true) {
+            // The head goes out at once, and how long to wait before coming back.
+            return Some(Bytes::from_static(b"retry: 500\n\n"));
+        }
+        loop {
+            if let Some(entry) = self.missed.next() {
+                if let Some(bytes) = self.take(&entry) {
+                    return Some(bytes);
+                }
+                continue;
+            }
+            match tokio::time::timeout(KEEP_ALIVE, self.receiver.recv()).await {
+                Err(_elapsed) => return Some(Bytes::from_static(b": still here\n\n")),
+                Ok(Ok(entry)) => {
+                    if let Some(bytes) = self.take(&entry) {
+                        return Some(bytes);
+                    }
+                }
+                // A reader that is too slow comes back with the last number it has seen.
+                Ok(Err(RecvError::Lagged(_) | RecvError::Closed)) => return None,
+            }
+        }
+    }
+
+    fn take(&mut self, entry: &Entry) -> Option<Bytes> {
+        let mine = self.only.is_none() || self.only == entry.session;
+        if !mine || entry.id <= self.last {
+            return None;
+        }
+        self.last = entry.id;
+        Some(entry.sse.clone())
+    }
+}
