@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop where it is")]
 
+#[allow(dead_code, reason = "the tests of the tracker's crate use the rest of it")]
+mod github_server;
 mod support;
 
 mod breaker_simulate;
@@ -14,6 +16,7 @@ mod emergencies;
 mod events;
 mod failover;
 mod foreground;
+mod github;
 mod kills;
 mod partial;
 mod refusals;

@@ -29,6 +29,12 @@ pub(crate) fn simulate(script: &str) -> SimHandle {
     Sim::start(([127, 0, 0, 1], 0).into(), script.keeping_prompts()).expect("a free port")
 }
 
+/// Starts another server within the runtime of these tests.
+pub(crate) fn within_runtime<T>(start: impl FnOnce() -> T) -> T {
+    let _runtime = RUNTIME.enter();
+    start()
+}
+
 /// A port on which nobody listens, and which nobody else gets while this is held.
 pub(crate) struct DeadPort(tokio::net::TcpSocket);
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use steadfast_notify::{Filed, IssueTracker};
+use steadfast_notify::{DeliveryError, Filed, IssueTracker, Retry, Tried};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -18,7 +18,8 @@ use crate::task::{TaskGuard, report_back};
 
 /// The first pause after a failed delivery; each further one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two tries.
+/// The longest pause between two tries, unless the other side asks for a longer one; also the one after a refusal that only
+/// a person can change.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 
 /// What the outbox is told.
@@ -30,7 +31,7 @@ pub(crate) enum OutboxMsg {
         /// Of which issue.
         key: String,
         /// Its receipt, or why there is none.
-        result: Result<Filed, String>,
+        result: Result<Filed, NotDelivered>,
     },
     /// Answered when nothing is under way any more: all is delivered, or waits for its next try.
     Settled(oneshot::Sender<()>),
@@ -48,9 +49,30 @@ pub(crate) struct OutboxArgs {
     pub tracker: Arc<dyn IssueTracker>,
 }
 
+/// Why a try brought no receipt.
+pub(crate) struct NotDelivered {
+    reason: String,
+    retry: Retry,
+}
+
+impl NotDelivered {
+    /// The fault is ours, or the store's.
+    fn soon(reason: String) -> Self {
+        Self { reason, retry: Retry::Soon }
+    }
+}
+
+impl From<DeliveryError> for NotDelivered {
+    fn from(error: DeliveryError) -> Self {
+        Self { reason: crate::chain(&error), retry: error.retry() }
+    }
+}
+
 struct Delivery {
     /// `None` while it waits for its next try.
     under_way: Option<TaskGuard>,
+    /// An earlier try, perhaps of an earlier process, ended without a receipt.
+    was_tried: bool,
     failures: u32,
     /// No try before this time, whoever wakes the outbox.
     not_before: Instant,
@@ -60,6 +82,8 @@ struct Delivery {
 pub(crate) struct OutboxState {
     args: OutboxArgs,
     deliveries: HashMap<String, Delivery>,
+    /// What lies there at the first look may have been tried before this actor began.
+    has_looked: bool,
     waiters: Vec<oneshot::Sender<()>>,
 }
 
@@ -78,7 +102,7 @@ impl Actor for Outbox {
     ) -> Result<OutboxState, ActorProcessingErr> {
         // What an earlier process left undelivered is taken up at once.
         let _ = myself.cast(OutboxMsg::Wake);
-        Ok(OutboxState { args, deliveries: HashMap::new(), waiters: Vec::new() })
+        Ok(OutboxState { args, deliveries: HashMap::new(), has_looked: false, waiters: Vec::new() })
     }
 
     async fn handle(
@@ -114,37 +138,41 @@ impl OutboxState {
             }
         };
         let now = Instant::now();
+        let was_tried = !std::mem::replace(&mut self.has_looked, true);
         for record in pending {
             let key = record.issue.key.clone();
-            let new = Delivery { under_way: None, failures: 0, not_before: now };
+            let new = Delivery { under_way: None, was_tried, failures: 0, not_before: now };
             let delivery = self.deliveries.entry(key.clone()).or_insert(new);
             if delivery.under_way.is_some() || now < delivery.not_before {
                 continue;
             }
             let (keeper, tracker) = (self.args.keeper.clone(), Arc::clone(&self.args.tracker));
-            let work = async move { deliver_one(&keeper, tracker.as_ref(), record).await };
-            let report = move |end: Result<Result<Filed, String>, String>| OutboxMsg::Ended {
+            let tried = match std::mem::replace(&mut delivery.was_tried, true) {
+                true => Tried::Perhaps { since_ms: record.created_ms },
+                false => Tried::Never,
+            };
+            let work = async move { deliver_one(&keeper, tracker.as_ref(), record, tried).await };
+            let report = move |end: Result<Result<Filed, NotDelivered>, String>| OutboxMsg::Ended {
                 key,
-                result: end.unwrap_or_else(Err),
+                result: end.unwrap_or_else(|panic| Err(NotDelivered::soon(panic))),
             };
             delivery.under_way = Some(report_back(myself.clone(), work, report));
         }
     }
 
-    fn ended(&mut self, myself: &ActorRef<OutboxMsg>, key: String, result: Result<Filed, String>) {
+    fn ended(&mut self, myself: &ActorRef<OutboxMsg>, key: String, result: Result<Filed, NotDelivered>) {
         match result {
             Ok(filed) => {
-                tracing::info!(key, url = filed.url, found = filed.found, "issue delivered");
+                tracing::info!(key, url = filed.url, found = filed.found, note = filed.note, "issue delivered");
                 self.deliveries.remove(&key);
             }
-            Err(error) => {
+            Err(NotDelivered { reason, retry }) => {
                 let Some(delivery) = self.deliveries.get_mut(&key) else { return };
                 delivery.under_way = None;
                 delivery.failures += 1;
-                let pause = FIRST_PAUSE.saturating_mul(1 << delivery.failures.min(16).saturating_sub(1));
-                let pause = pause.min(LONGEST_PAUSE);
+                let pause = pause(delivery.failures, retry);
                 delivery.not_before = Instant::now() + pause;
-                tracing::warn!(key, error, pause_s = pause.as_secs(), "issue not delivered");
+                tracing::warn!(key, reason, pause_s = pause.as_secs(), "issue not delivered");
                 // The handle only cancels the timer, and a timer for an actor that has gone does no harm.
                 drop(myself.send_after(pause, || OutboxMsg::Wake));
             }
@@ -152,10 +180,26 @@ impl OutboxState {
     }
 }
 
+/// The time until the next try. `failures`: tries so far, from 1.
+fn pause(failures: u32, retry: Retry) -> Duration {
+    let growing = FIRST_PAUSE.saturating_mul(1 << failures.min(16).saturating_sub(1)).min(LONGEST_PAUSE);
+    match retry {
+        Retry::Soon => growing,
+        // Whoever is limited again and again has to wait longer each time.
+        Retry::After(wait) => wait.max(growing),
+        Retry::Slowly => LONGEST_PAUSE,
+    }
+}
+
 /// Files the issue and makes its receipt durable.
-async fn deliver_one(keeper: &Keeper, tracker: &dyn IssueTracker, record: IssueRecord) -> Result<Filed, String> {
-    let filed = tracker.file(record.issue.clone()).await.map_err(|error| crate::chain(&error))?;
+async fn deliver_one(
+    keeper: &Keeper,
+    tracker: &dyn IssueTracker,
+    record: IssueRecord,
+    tried: Tried,
+) -> Result<Filed, NotDelivered> {
+    let filed = tracker.file(record.issue.clone(), tried).await?;
     let receipt = Write::Delivered(Box::new(IssueRecord { url: Some(filed.url.clone()), ..record }));
-    keeper.save(vec![receipt]).await.map_err(|error| error.to_string())?;
+    keeper.save(vec![receipt]).await.map_err(|error| NotDelivered::soon(error.to_string()))?;
     Ok(filed)
 }

@@ -1,14 +1,20 @@
-//! Where issues for people go: trackers as one trait, and the local form of it.
+//! What reaches people outside: issue trackers as one trait with two forms (a folder, GitHub), and alerts to a webhook.
 //!
-//! Must not know: ractor, the store. Delivery may be repeated after a crash, so every form looks for the issue's key
-//! before it creates anything.
+//! Must not know: ractor, the store. Delivery may be repeated after a crash, so a tracker that is told so looks for the
+//! effect's key before it does anything.
 
+mod github;
+mod http;
 mod local;
+mod webhook;
 
+pub use github::{GithubSettings, GithubTracker, SettingsError};
 pub use local::LocalTracker;
+pub use webhook::Webhook;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +63,82 @@ pub struct Issue {
 impl Issue {
     /// The hidden line in the body by which a filed issue is found again.
     pub fn marker(&self) -> String {
-        format!("<!-- steadfast-key: {} -->", self.key)
+        marker(&self.key)
     }
+}
+
+fn marker(key: &str) -> String {
+    format!("<!-- steadfast-key: {key} -->")
+}
+
+/// A filed issue that is to be closed with a comment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// The key of the issue.
+    pub issue: String,
+    /// Why it is closed; Markdown.
+    pub comment: String,
+}
+
+impl Closing {
+    /// Names the closing for good.
+    pub fn key(&self) -> String {
+        format!("{}-closed", self.issue)
+    }
+
+    /// The hidden line by which the comment is found again.
+    fn marker(&self) -> String {
+        marker(&self.key())
+    }
+}
+
+/// What an alert is about (SPEC 13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AlertKind {
+    /// A template, a manual task or static checks stand in for a model.
+    Degraded,
+    /// A model's breaker opened.
+    BreakerOpen,
+    /// Sessions were interrupted by a shutdown.
+    Shutdown,
+}
+
+impl AlertKind {
+    /// The word in payloads and lists.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Degraded => "degraded",
+            Self::BreakerOpen => "breaker_open",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Something that operators want to hear of at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Names it for good; a receiver that sees it twice can tell.
+    pub id: String,
+    /// What it is about.
+    pub kind: AlertKind,
+    /// One or two sentences for a person, plain text.
+    pub text: String,
+    /// Details by name, e.g. `session`, `model`; names are unique.
+    pub fields: Vec<(String, String)>,
+    /// When it happened: milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// Whether an effect may have taken place already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// This is the first try: nothing can be there.
+    Never,
+    /// An earlier try ended without its receipt: look before doing it.
+    Perhaps {
+        /// When the effect was decided, in milliseconds since 1970: nothing of it is older.
+        since_ms: u64,
+    },
 }
 
 /// Where a filed issue lies.
@@ -68,12 +148,32 @@ pub struct Filed {
     pub url: String,
     /// It was there already: an earlier try had got through.
     pub found: bool,
+    /// What of it the tracker did not take, for a person.
+    pub note: Option<String>,
 }
 
-/// Why an issue could not be filed.
+/// A closing that is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Why nothing was left to do, for a person.
+    pub note: Option<String>,
+}
+
+/// When something that was not delivered may be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// With growing pauses: it is a matter of time.
+    Soon,
+    /// Not before this time has passed, by the word of the other side.
+    After(Duration),
+    /// Seldom: somebody must change something first.
+    Slowly,
+}
+
+/// Why something could not be delivered. The messages are for a person and hold no secret.
 #[derive(Debug, thiserror::Error)]
-pub enum TrackerError {
-    /// The folder of the local tracker cannot be written. Nothing was filed.
+pub enum DeliveryError {
+    /// The folder of the local tracker cannot be read or written. Nothing was filed.
     #[error("cannot write issue file {path}")]
     Write {
         /// Which.
@@ -85,13 +185,54 @@ pub enum TrackerError {
     /// The key is not fit for a file name. A fault of ours; nothing was filed.
     #[error("issue key {0:?} is not fit for a file name")]
     Key(String),
+    /// The other side gave no answer or failed. Whether the effect took place is not known.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The other side wants to be left alone for a while. Nothing was done.
+    #[error("{what}; not before {} s from now", wait.as_secs())]
+    Limited {
+        /// Which limit.
+        what: String,
+        /// Until then no request is made.
+        wait: Duration,
+    },
+    /// The other side refuses. Nothing was done, and somebody must change something.
+    #[error("{0}")]
+    Refused(String),
 }
 
-/// The future that a tracker answers with.
-pub type Filing = Pin<Box<dyn Future<Output = Result<Filed, TrackerError>> + Send>>;
+impl DeliveryError {
+    /// When it may be tried again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Write { .. } | Self::Unreachable(_) => Retry::Soon,
+            Self::Limited { wait, .. } => Retry::After(*wait),
+            Self::Key(_) | Self::Refused(_) => Retry::Slowly,
+        }
+    }
+}
+
+/// The future that a tracker answers a filing with.
+pub type Filing = Pin<Box<dyn Future<Output = Result<Filed, DeliveryError>> + Send>>;
+
+/// The future that a tracker answers a closing with.
+pub type ClosingDone = Pin<Box<dyn Future<Output = Result<Closed, DeliveryError>> + Send>>;
+
+/// The future that a sending of an alert ends with.
+pub type Sending = Pin<Box<dyn Future<Output = Result<(), DeliveryError>> + Send>>;
 
 /// A place where issues are filed.
 pub trait IssueTracker: Send + Sync + 'static {
-    /// Files the issue, or finds it filed. Safe to repeat: the same key is filed once.
-    fn file(&self, issue: Issue) -> Filing;
+    /// Files the issue, or finds it filed. Safe to repeat with [`Tried::Perhaps`]: the same key is filed once.
+    fn file(&self, issue: Issue, tried: Tried) -> Filing;
+
+    /// Comments on a filed issue and closes it. `url`: its receipt. Safe to repeat with [`Tried::Perhaps`]. An issue that
+    /// somebody has closed or deleted meanwhile is left as it is.
+    fn close(&self, closing: Closing, url: String, tried: Tried) -> ClosingDone;
+}
+
+/// Where alerts go.
+pub trait AlertChannel: Send + Sync + 'static {
+    /// Sends the alert. A repetition after a crash sends it once more, with the same id.
+    fn send(&self, alert: Alert) -> Sending;
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 use steadfast_actors::budget::{Limit, Limits};
 use steadfast_actors::settings::{IssueSettings, ModelSettings};
 use steadfast_actors::{Handle, Keeper, Settings};
-use steadfast_config::{Config, Environment, Loaded, Micros, Sandbox, Sources};
+use steadfast_config::{Config, Environment, Loaded, Micros, Sandbox, Sources, Tracker};
 use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::failover;
 use steadfast_core::ids::{ModelId, Role};
 use steadfast_core::tally::MinSuccessRate;
 use steadfast_core::{sentinel, session};
 use steadfast_model::{ModelClient, ProviderSettings};
-use steadfast_notify::LocalTracker;
+use steadfast_notify::{GithubSettings, GithubTracker, IssueTracker, LocalTracker};
 use steadfast_prompt::Templates;
 use steadfast_repo::Exclude;
 use steadfast_repo::sandbox::find_bwrap;
@@ -113,8 +113,32 @@ impl Setup {
         Ok(())
     }
 
+    /// Where issues go. For GitHub the token must be there: whoever forgot it wants to hear it before anything begins.
+    fn tracker(&self) -> Result<Arc<dyn IssueTracker>, Failure> {
+        let issues = &self.config.issues;
+        if issues.tracker == Tracker::Local {
+            return Ok(self.local_tracker());
+        }
+        let wrong = |what: &str| Failure::Usage(format!("issues.tracker \"github\" cannot be used: {what}"));
+        let token = issues.token(&Environment::of_process()).map_err(|missing| wrong(&missing.to_string()))?;
+        let token = token.ok_or_else(|| wrong("there is no token; write token_env or token_file in [issues]"))?;
+        let repository = issues.repository.clone().ok_or_else(|| wrong("write repository = \"owner/name\""))?;
+        let settings = GithubSettings { api_url: issues.api_url.clone(), repository, token };
+        let tracker = GithubTracker::new(&settings).map_err(|error| wrong(&error.to_string()))?;
+        Ok(Arc::new(tracker))
+    }
+
+    fn local_tracker(&self) -> Arc<dyn IssueTracker> {
+        Arc::new(LocalTracker::new(self.state_dir().join("issues")))
+    }
+
     /// Everything the actors need.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
+        Ok(Settings { tracker: self.tracker()?, ..self.settings_to_look()? })
+    }
+
+    /// The same for a command that only looks, and may lack what a daemon was given: issues would go to the local folder.
+    pub(crate) fn settings_to_look(&self) -> Result<Settings, Failure> {
         let config = &self.config;
         let clients = self.clients();
         let models = clients.into_iter().map(|(id, client)| {
@@ -181,7 +205,7 @@ impl Setup {
                 },
             },
             issues: IssueSettings { assignee: config.issues.assignee.clone(), labels: config.issues.labels.clone() },
-            tracker: Arc::new(LocalTracker::new(state_dir.join("issues"))),
+            tracker: self.local_tracker(),
             state_dir,
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use steadfast_core::ids::{Role, SessionId};
 use steadfast_core::session::Phase;
-use steadfast_notify::{Issue, IssueKind};
+use steadfast_notify::{DeliveryError, Issue, IssueKind};
 use steadfast_store::{BackendError, MemoryStore, StoreError};
 
 use super::clock::settle;
@@ -238,8 +238,31 @@ async fn the_outbox_tries_again_with_growing_pauses_and_files_once() {
     tokio::time::sleep(S(100)).await;
     let key = issue(&id, "a").key;
     assert_eq!(yard.tracker.tries(&key), [0, 1, 3, 7, 15, 31]);
+    // Only the first try has nothing to look for.
+    assert_eq!(yard.tracker.looked(), [false, true, true, true, true, true]);
     assert_eq!(yard.tracker.filed().len(), 1);
     assert!(yard.handle.keeper().undelivered().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_outbox_waits_as_long_as_a_limit_says_and_longer_when_it_goes_on() {
+    let (yard, id) = outbox_yard(8).await;
+    yard.tracker.fails_with(|| DeliveryError::Limited { what: "limited".to_owned(), wait: S(20) });
+    file(&yard, &id, &["a"]).await;
+    tokio::time::sleep(S(1000)).await;
+    // From the sixth failure on the growing pause is the longer one.
+    assert_eq!(yard.tracker.tries(&issue(&id, "a").key), [0, 20, 40, 60, 80, 100, 132, 196, 324]);
+    assert_eq!(yard.tracker.filed().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_person_can_change_is_tried_seldom_and_for_ever() {
+    let (yard, id) = outbox_yard(3).await;
+    yard.tracker.fails_with(|| DeliveryError::Refused("no right".to_owned()));
+    file(&yard, &id, &["a"]).await;
+    tokio::time::sleep(S(3000)).await;
+    assert_eq!(yard.tracker.tries(&issue(&id, "a").key), [0, 900, 1800, 2700]);
+    assert_eq!(yard.tracker.filed().len(), 1);
 }
 
 /// Each issue keeps its own pauses, whoever wakes the outbox for another one.

@@ -14,7 +14,7 @@ use steadfast_core::ids::{IdeaId, ModelId, RepoPath, Role, SessionId};
 use steadfast_core::sentinel;
 use steadfast_core::session::Phase;
 use steadfast_model::CallRequest;
-use steadfast_notify::{Filed, Filing, Issue, IssueTracker, TrackerError};
+use steadfast_notify::{Closed, Closing, ClosingDone, DeliveryError, Filed, Filing, Issue, IssueTracker, Tried};
 use steadfast_prompt::{Idea, Templates};
 use steadfast_repo::{Exclude, Repository};
 use steadfast_store::MemoryStore;
@@ -58,13 +58,17 @@ pub(super) fn all_rounder(journal: &Journal) -> Scripted {
     Scripted::new("model", journal).by(good)
 }
 
-/// Remembers what was filed; fails so often first.
+/// Remembers what was filed and closed; fails so often first.
 #[derive(Default)]
 pub(super) struct Tracker {
     failures_to_come: Mutex<u32>,
+    /// How it fails; by default as if it could not be reached.
+    failure: Mutex<Option<fn() -> DeliveryError>>,
     origin: Mutex<Option<Instant>>,
     tries: Mutex<Vec<(String, u64)>>,
     filed: Mutex<Vec<Issue>>,
+    looked: Mutex<Vec<Tried>>,
+    closed: Mutex<Vec<Closing>>,
 }
 
 impl Tracker {
@@ -73,6 +77,25 @@ impl Tracker {
         *tracker.failures_to_come.lock().unwrap() = times;
         *tracker.origin.lock().unwrap() = Some(Instant::now());
         Arc::new(tracker)
+    }
+
+    pub(super) fn fails_with(&self, failure: fn() -> DeliveryError) {
+        *self.failure.lock().unwrap() = Some(failure);
+    }
+
+    /// Whether each try was told that it may be another one's repetition.
+    pub(super) fn looked(&self) -> Vec<bool> {
+        self.looked.lock().unwrap().iter().map(|tried| *tried != Tried::Never).collect()
+    }
+
+    fn may_fail(&self) -> Result<(), DeliveryError> {
+        let mut failures = self.failures_to_come.lock().unwrap();
+        if *failures == 0 {
+            return Ok(());
+        }
+        *failures -= 1;
+        let failure = *self.failure.lock().unwrap();
+        Err(failure.map_or_else(|| DeliveryError::Unreachable("the tracker is down".to_owned()), |failure| failure()))
     }
 
     pub(super) fn mend(&self) {
@@ -94,23 +117,33 @@ impl Tracker {
 pub(super) struct Shared(pub(super) Arc<Tracker>);
 
 impl IssueTracker for Shared {
-    fn file(&self, issue: Issue) -> Filing {
+    fn file(&self, issue: Issue, tried: Tried) -> Filing {
         let tracker = Arc::clone(&self.0);
         Box::pin(async move {
             let at = tracker.origin.lock().unwrap().map_or(0, |origin| origin.elapsed().as_secs());
             tracker.tries.lock().unwrap().push((issue.key.clone(), at));
-            let mut failures = tracker.failures_to_come.lock().unwrap();
-            if *failures > 0 {
-                *failures -= 1;
-                return Err(TrackerError::Key("the tracker is down".to_owned()));
-            }
+            tracker.looked.lock().unwrap().push(tried);
+            tracker.may_fail()?;
             let mut filed = tracker.filed.lock().unwrap();
-            let found = filed.iter().any(|other| other.key == issue.key);
+            let found = tried != Tried::Never && filed.iter().any(|other| other.key == issue.key);
             let url = format!("memory:{}", issue.key);
             if !found {
                 filed.push(issue);
             }
-            Ok(Filed { url, found })
+            Ok(Filed { url, found, note: None })
+        })
+    }
+
+    fn close(&self, closing: Closing, url: String, tried: Tried) -> ClosingDone {
+        let tracker = Arc::clone(&self.0);
+        Box::pin(async move {
+            assert_eq!(url, format!("memory:{}", closing.issue));
+            tracker.may_fail()?;
+            let mut closed = tracker.closed.lock().unwrap();
+            if tried == Tried::Never || !closed.contains(&closing) {
+                closed.push(closing);
+            }
+            Ok(Closed::default())
         })
     }
 }
