@@ -23,12 +23,18 @@ fn a_session_that_has_spent_its_calls_is_parked_with_an_issue_and_buys_nothing_m
     assert!(text.contains("3 calls") && text.contains("steadfast resume"), "{text}");
 
     // By hand it goes on to the same wall, and with a larger budget over it.
-    world.steadfast(&["resume", "--json"]).expect(75);
+    for _ in 0..2 {
+        let report = world.steadfast(&["resume", "--json"]).expect(75).json();
+        assert_eq!(report["issues"].as_array().unwrap().len(), 1, "the same stop has one issue: {report}");
+    }
     assert_eq!(world.sim.total(), 3);
+    assert!(!std::fs::read_to_string(issue.path()).unwrap().contains("closed"));
     let mut world = world;
     world.env.insert("STEADFAST_SESSION__MAX_CALLS".to_owned(), "4".to_owned());
     assert_eq!(world.steadfast(&["resume", "--json"]).expect(0).json()["phase"], "completed");
     assert_eq!(world.sim.total(), 4);
+    let text = std::fs::read_to_string(issue.path()).unwrap();
+    assert!(text.contains("\nStatus: closed") && text.contains("## Closed\n\nThe session has gone on"), "{text}");
 }
 
 #[test]

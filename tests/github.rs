@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::github_server::{GithubServer, REPOSITORY, Turn};
-use crate::support::{World, milestone, rule, wait_until, within_runtime};
+use crate::support::{World, files_under, milestone, rule, wait_until, within_runtime};
 
 const TOKEN: &str = "github_pat_11AAAAAAA0123456789abcdef";
 
@@ -87,4 +87,103 @@ fn a_missing_token_is_told_before_anything_begins() {
     assert_eq!(server.issues().len(), 1);
     let authorization = server.asked()[0].headers["authorization"].to_str().unwrap().to_owned();
     assert_eq!(authorization, format!("Bearer {TOKEN}"));
+}
+
+/// A session that stops after its third call, and its open issue.
+fn stopped() -> (World, GithubServer) {
+    let (world, server) = with_github(&milestone("Write", &["a.js", "b.js"], &[], &[]), &[("session.max_calls", "3")]);
+    world.run().expect(75);
+    assert_eq!((server.issues().len(), &server.issues()[0]["state"]), (1, &json!("open")));
+    (world, server)
+}
+
+#[test]
+fn a_recovery_issue_on_github_is_filed_once_and_closed_with_a_comment_when_the_session_has_gone_on() {
+    let (mut world, server) = stopped();
+    world.steadfast(&["resume"]).expect(75);
+    assert_eq!(server.issues().len(), 1);
+    world.env.insert("STEADFAST_SESSION__MAX_CALLS".to_owned(), "9".to_owned());
+    world.steadfast(&["resume"]).expect(0);
+    assert_eq!(server.issues()[0]["state"], "closed");
+    let comments = server.comments(1);
+    assert_eq!(comments.len(), 1);
+    assert!(comments[0].contains("has gone on"), "{comments:?}");
+    let list = world.steadfast(&["outbox", "list", "--json"]).expect(0).json();
+    assert_eq!((&list[1]["kind"], &list[1]["delivered"]), (&json!("closing"), &json!(true)));
+}
+
+#[test]
+fn a_kill_between_the_comment_and_its_receipt_comments_nothing_twice() {
+    let (mut world, server) = stopped();
+    world.env.insert("STEADFAST_SESSION__MAX_CALLS".to_owned(), "9".to_owned());
+    server.next(Method::POST, Turn::DoneButSilent);
+    let running = world.start(&["resume"]);
+    wait_until("the comment", || (server.comments(1).len() == 1).then_some(()));
+    running.signal(Signal::KILL);
+    let _ = running.end();
+    let daemon = world.start_daemon();
+    wait_until("the closing", || (server.issues()[0]["state"] == "closed").then_some(()));
+    wait_until("its receipt", || (world.status()["outbox"]["undelivered"] == 0).then_some(()));
+    daemon.signal(Signal::TERM);
+    daemon.output().expect(0);
+    assert_eq!(server.comments(1).len(), 1);
+}
+
+#[test]
+fn what_github_refuses_waits_with_its_reason_and_is_flushed_when_that_is_mended() {
+    let (world, server) = with_github(&third_file_fails(), &[]);
+    let refusal = || Turn::answer(403, &[], json!({ "message": "Resource not accessible by personal access token" }));
+    server.next(Method::POST, refusal());
+    world.run().expect(0);
+    let list = world.steadfast(&["outbox", "list"]).expect(0).stdout;
+    assert!(list.contains("not delivered yet: the token may not do this in acme/widgets"), "{list}");
+    // By itself, refused once more.
+    server.next(Method::POST, refusal());
+    let flushed = world.steadfast(&["outbox", "flush", "--json"]).expect(1).json();
+    assert_eq!(flushed[0]["delivered"], false);
+    assert!(flushed[0]["error"].as_str().unwrap().contains("read and write issues"), "{flushed}");
+    // Through a daemon, whose own first try is refused.
+    server.next(Method::POST, refusal());
+    let daemon = world.start_daemon();
+    wait_until("the first try", || (server.count(&Method::POST, "/issues") == 3).then_some(()));
+    let flushed = wait_until("the delivery", || {
+        let flushed = world.steadfast(&["outbox", "flush", "--json"]);
+        flushed.status.success().then(|| flushed.json())
+    });
+    daemon.signal(Signal::TERM);
+    daemon.output().expect(0);
+    assert_eq!(flushed[0]["url"], server.issues()[0]["html_url"]);
+    assert_eq!(server.issues().len(), 1);
+    let nothing = world.steadfast(&["outbox", "flush"]).expect(0);
+    assert_eq!(nothing.stdout, "nothing waits for delivery\n");
+}
+
+#[test]
+fn an_outage_of_github_is_waited_out_and_nothing_is_filed_twice() {
+    let (world, server) = with_github(&third_file_fails(), &[]);
+    server.next(Method::POST, Turn::answer(503, &[], json!({})));
+    server.next(Method::POST, Turn::DoneButFails);
+    let daemon = world.start_daemon();
+    world.run().expect(0);
+    wait_until("the receipt", || (world.status()["outbox"]["undelivered"] == 0).then_some(()));
+    daemon.signal(Signal::TERM);
+    daemon.output().expect(0);
+    assert_eq!((server.issues().len(), server.count(&Method::POST, "/issues")), (1, 2));
+}
+
+#[test]
+fn the_token_is_in_no_output_and_no_record() {
+    let (world, server) = with_github(&third_file_fails(), &[]);
+    let thrown_back = json!({ "message": format!("Bad credentials: {TOKEN}") });
+    server.next(Method::POST, Turn::answer(401, &[("x-echo", TOKEN)], thrown_back));
+    let ran = world.steadfast(&["run", "idea.md", "--repo", "repo", "--log", "trace"]).expect(0);
+    assert!(ran.stderr.contains("refuses the token"), "{}", ran.stderr);
+    let listed = world.steadfast(&["outbox", "list", "--log", "trace"]).expect(0);
+    let flushed = world.steadfast(&["outbox", "flush", "--log", "trace"]).expect(0);
+    for output in [ran, listed, flushed] {
+        assert!(!output.stdout.contains(TOKEN) && !output.stderr.contains(TOKEN), "{output:?}");
+    }
+    for (path, bytes) in files_under(&world.state()) {
+        assert!(!bytes.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes()), "{}", path.display());
+    }
 }

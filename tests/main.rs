@@ -9,6 +9,7 @@
 mod github_server;
 mod support;
 
+mod alerts;
 mod breaker_simulate;
 mod budgets;
 mod daemon;

@@ -238,8 +238,8 @@ fn the_outbox_lists_each_issue_with_its_session_and_receipt() {
     let listed = world.steadfast(&["outbox", "list", "--json"]).expect(0).json();
     fits(
         &listed,
-        &json!([{ "sessionId": "text", "key": "text", "kind": "text", "title": "text", "delivered": "bool",
-            "url": "text|null", "createdAt": "text" }]),
+        &json!([{ "sessionId": "text|null", "key": "text", "kind": "text", "title": "text", "delivered": "bool",
+            "url": "text|null", "createdAt": "text", "error": "text|null" }]),
     );
     assert_eq!(listed[0]["sessionId"], ran["sessionId"]);
     assert_eq!(listed[0]["kind"], "failed_file");

@@ -57,6 +57,7 @@ impl ModelMailbox {
             max_concurrency: NonZeroUsize::MIN.saturating_add(63),
             network: Arc::new(SharedNetwork::default()),
             memory: Arc::new(Forgetful),
+            alerts: None,
             recoveries: Arc::new(watch::Sender::default()),
             meter: Arc::new(Meter::new(Rates::default(), || 0)),
             events: Events::default(),

@@ -3,6 +3,7 @@
 //!
 //! Invariant: what [`Keeper::save`] has acknowledged survives a power cut.
 
+mod outgoing;
 mod read;
 mod retention;
 
@@ -56,6 +57,8 @@ const FINISHED: RecordKind = RecordKind::new(12, 1, "finished session");
 const RATES: RecordKind = RecordKind::new(14, 1, "rates");
 const EVENTS: RecordKind = RecordKind::new(17, 1, "events");
 const PRUNED: RecordKind = RecordKind::new(16, 1, "time of the last retention");
+const OUTGOING: RecordKind = RecordKind::new(20, 1, "outbox entry");
+const TROUBLE: RecordKind = RecordKind::new(21, 1, "trouble of a delivery");
 const MARK: RecordKind = RecordKind::new(13, 1, "index entry");
 
 /// Sessions that are not over, by id, so that a start does not read ten thousand finished ones.
@@ -108,6 +111,7 @@ struct Books {
     /// Sessions that are not over.
     open: HashMap<SessionId, Phase>,
     counts: Counts,
+    outgoing: outgoing::Books,
 }
 
 struct Shared {
@@ -272,6 +276,12 @@ impl Keeper {
                 Write::Delivered(record) => {
                     self.put_receipt(&mut batch, &record)?;
                 }
+                Write::Standing(session, issue, reason) => {
+                    self.put_standing(&mut batch, &session, &issue, &reason)?;
+                }
+                Write::WentOn(session, comment, now_ms) => self.went_on(&mut batch, &session, &comment, now_ms)?,
+                Write::Alert(alert) => self.put_alert(&mut batch, *alert)?,
+                Write::Sent(record) => self.put_sent(&mut batch, &record)?,
             }
         }
         Ok(batch)
@@ -318,6 +328,7 @@ impl Keeper {
 
     fn put_receipt(&self, batch: &mut Batch, record: &IssueRecord) -> Result<(), KeeperError> {
         batch.delete(pending_mark(&record.issue.key));
+        batch.delete(outgoing::trouble_key(&record.issue.key));
         // A session that was packed meanwhile holds its issues itself.
         if let Some(mut packed) = self.packed(&record.session)? {
             for issue in packed.issues.iter_mut().filter(|issue| issue.issue.key == record.issue.key) {

@@ -1,8 +1,12 @@
 //! The issues that a session leaves for people: what is missing, why, who was tried, and the command that goes on.
 
-use steadfast_core::session::{AgentFailed, AgentResult, Attempt, AttemptOutcome, Milestone, Session, Target};
+use steadfast_core::session::{
+    AgentFailed, AgentResult, Attempt, AttemptOutcome, Event as Happened, Milestone, Phase, Session, Target,
+};
 use steadfast_notify::{Issue, IssueKind};
 
+use crate::checkpoint_keeper::Keeper;
+use crate::records::Write;
 use crate::settings::IssueSettings;
 
 /// The issues of a milestone that is done: one for each failed file, or one for its manual task; one more when it was
@@ -130,8 +134,68 @@ fn rejected(session: &Session, milestone: &Milestone, settings: &IssueSettings) 
     issue(session, IssueKind::Review, &format!("m{}-review", milestone.index), title, body, settings)
 }
 
-/// A session that stands still or failed and waits for a person.
-pub(crate) fn stopped(session: &Session, reason: &str, settings: &IssueSettings) -> Issue {
+/// What is written when a session stands still or failed and waits for a person: an issue, unless one is open for the very
+/// same stop. One that is open for another reason is closed, for it would mislead.
+pub(crate) fn stop(
+    keeper: &Keeper,
+    session: &Session,
+    reason: &str,
+    settings: &IssueSettings,
+    now_ms: u64,
+) -> Vec<Write> {
+    let mut writes = Vec::new();
+    if let Some(before) = keeper.standing(&session.id) {
+        if is_same_stop(&before, reason) {
+            return writes;
+        }
+        let comment =
+            format!("The session has stopped again, for another reason: {reason}. There is a new issue for it.");
+        writes.push(Write::WentOn(session.id.clone(), comment, now_ms));
+    }
+    let issue = stopped(session, reason, settings);
+    writes.push(Write::Standing(session.id.clone(), issue.key.clone(), reason.to_owned()));
+    writes.push(Write::Issue(session.id.clone(), Box::new(issue), now_ms));
+    writes
+}
+
+/// The same words with other numbers (calls, tokens, times) are the same reason.
+fn is_same_stop(one: &str, other: &str) -> bool {
+    let words = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    words(one) == words(other)
+}
+
+/// What is said of a session that has gone on after a stop; `None` when it stands still, or has not moved yet.
+pub(crate) fn gone_on(session: &Session, happened: &Happened) -> Option<String> {
+    let moves = match happened {
+        Happened::Planned { .. }
+        | Happened::BaselineChecked(_)
+        | Happened::AgentsEnded(_)
+        | Happened::Degraded(_)
+        | Happened::Checked(_)
+        | Happened::Reviewed(_)
+        | Happened::Committed(_)
+        | Happened::Cancelled => true,
+        Happened::Failed(_)
+        | Happened::Interrupted(_)
+        | Happened::EndedAbnormally
+        | Happened::Resumed
+        | Happened::Retried => false,
+    };
+    if !moves || session.interrupt.is_some() {
+        return None;
+    }
+    match session.phase {
+        Phase::Failed => None,
+        Phase::Cancelled => Some(format!("The session was cancelled. Its branch `{}` is kept.", session.branch)),
+        Phase::Completed => Some(format!("The session has gone on and is completed, on branch `{}`.", session.branch)),
+        Phase::Queued | Phase::Planning | Phase::Implementing | Phase::Reviewing => Some(format!(
+            "The session has gone on: it is {} milestone {} of {}.",
+            session.phase, session.current, session.n_milestones
+        )),
+    }
+}
+
+fn stopped(session: &Session, reason: &str, settings: &IssueSettings) -> Issue {
     let spent = session.spent;
     let body = format!(
         "The session stands still in phase `{}`, milestone {} of {}.\n\n**Reason:** {reason}\n\n\

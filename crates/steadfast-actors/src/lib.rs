@@ -11,6 +11,7 @@
 //! Must not know: sled, routes, configuration files.
 
 mod aggregator;
+mod alerts;
 #[doc(hidden)]
 pub mod bench;
 pub mod budget;

@@ -24,6 +24,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::alerts::Alerts;
 use crate::event::{Event, Events};
 use crate::meter::Meter;
 
@@ -179,6 +180,8 @@ pub(crate) struct ModelArgs {
     pub network: Arc<SharedNetwork>,
     /// Where its breaker is kept.
     pub memory: Arc<dyn BreakerMemory>,
+    /// Who wants to hear that the breaker opened.
+    pub alerts: Option<Alerts>,
     /// Where it says that its breaker has closed or opened.
     pub recoveries: Arc<Recoveries>,
     /// Counts the breakers that open.
@@ -441,6 +444,9 @@ impl ModelState {
 
     fn changed(&mut self, transition: Option<Transition>, reason: &str, now: Duration) {
         if let Some(Transition { from, to }) = transition {
+            if let (State::Closed, State::Open, Some(alerts)) = (from, to, &self.args.alerts) {
+                alerts.breaker_opened(&self.args.model, reason, self.breaker.retry_in(now));
+            }
             if to == State::Open {
                 self.args.meter.count(Counts { breaker_opens: 1, ..Counts::default() });
             }

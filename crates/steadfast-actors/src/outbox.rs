@@ -1,19 +1,21 @@
-//! Delivers issues, with retries, each once.
+//! Delivers issues, their closings, and alerts, with retries, each once.
 //!
-//! Invariant: an issue is durable before its delivery begins, and a delivery is repeated until its receipt is durable;
-//! the tracker looks for the issue's key before it files anything, so a repetition finds the first.
+//! Invariant: what is to be delivered is durable before its delivery begins, and a delivery is repeated until its receipt is
+//! durable; a try that may repeat another one says so, and the tracker looks for the key of the effect first. An issue is
+//! filed before it is closed. An alert has no one to look it up: a crash between its arrival and its receipt sends it again,
+//! with the same id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use steadfast_notify::{DeliveryError, Filed, IssueTracker, Retry, Tried};
+use steadfast_notify::{AlertChannel, DeliveryError, IssueTracker, Retry, Tried};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::checkpoint_keeper::Keeper;
-use crate::records::{IssueRecord, Write};
+use crate::checkpoint_keeper::{Keeper, KeeperError};
+use crate::records::{IssueRecord, Outgoing, OutgoingRecord, Trouble, Write};
 use crate::task::{TaskGuard, report_back};
 
 /// The first pause after a failed delivery; each further one is twice as long, up to [`LONGEST_PAUSE`].
@@ -26,12 +28,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 pub(crate) enum OutboxMsg {
     /// Something new may be there.
     Wake,
+    /// Try everything now, whatever pause it keeps.
+    Flush,
     /// A delivery ended.
     Ended {
-        /// Of which issue.
+        /// Of what.
         key: String,
         /// Its receipt, or why there is none.
-        result: Result<Filed, NotDelivered>,
+        result: Result<Delivered, NotDelivered>,
     },
     /// Answered when nothing is under way any more: all is delivered, or waits for its next try.
     Settled(oneshot::Sender<()>),
@@ -43,10 +47,44 @@ pub(crate) enum OutboxMsg {
 /// What the outbox is started with.
 #[derive(Clone)]
 pub(crate) struct OutboxArgs {
-    /// Where issues and receipts are kept.
+    /// Where all of it and the receipts are kept.
     pub keeper: Keeper,
-    /// Where they go.
+    /// Where issues go.
     pub tracker: Arc<dyn IssueTracker>,
+    /// Where alerts go. `None`: those that an earlier process raised are given up.
+    pub alerts: Option<Arc<dyn AlertChannel>>,
+    /// Milliseconds since 1970.
+    pub clock: fn() -> u64,
+}
+
+/// One thing that is to be delivered.
+enum Entry {
+    Issue(IssueRecord),
+    Outgoing(OutgoingRecord),
+}
+
+impl Entry {
+    fn key(&self) -> String {
+        match self {
+            Self::Issue(record) => record.issue.key.clone(),
+            Self::Outgoing(record) => record.key(),
+        }
+    }
+
+    fn created_ms(&self) -> u64 {
+        match self {
+            Self::Issue(record) => record.created_ms,
+            Self::Outgoing(record) => record.created_ms,
+        }
+    }
+}
+
+/// What is worth a line in the log about a delivery.
+#[derive(Default)]
+pub(crate) struct Delivered {
+    url: Option<String>,
+    note: Option<String>,
+    found: bool,
 }
 
 /// Why a try brought no receipt.
@@ -68,6 +106,12 @@ impl From<DeliveryError> for NotDelivered {
     }
 }
 
+impl From<KeeperError> for NotDelivered {
+    fn from(error: KeeperError) -> Self {
+        Self::soon(error.to_string())
+    }
+}
+
 struct Delivery {
     /// `None` while it waits for its next try.
     under_way: Option<TaskGuard>,
@@ -76,6 +120,8 @@ struct Delivery {
     failures: u32,
     /// No try before this time, whoever wakes the outbox.
     not_before: Instant,
+    /// Why the last try failed, as it was saved.
+    trouble: Option<String>,
 }
 
 /// The state of the outbox.
@@ -113,6 +159,11 @@ impl Actor for Outbox {
     ) -> Result<(), ActorProcessingErr> {
         match msg {
             OutboxMsg::Wake => state.deliver(&myself),
+            OutboxMsg::Flush => {
+                let now = Instant::now();
+                state.deliveries.values_mut().for_each(|delivery| delivery.not_before = now);
+                state.deliver(&myself);
+            }
             OutboxMsg::Ended { key, result } => state.ended(&myself, key, result),
             OutboxMsg::Settled(reply) => state.waiters.push(reply),
             #[cfg(test)]
@@ -129,8 +180,21 @@ impl Actor for Outbox {
 }
 
 impl OutboxState {
+    /// What is to be delivered now. A closing comes after its issue.
+    fn pending(&self) -> Result<Vec<Entry>, KeeperError> {
+        let issues = self.args.keeper.undelivered()?;
+        let unfiled: HashSet<String> = issues.iter().map(|record| record.issue.key.clone()).collect();
+        let waits = |record: &OutgoingRecord| match &record.what {
+            Outgoing::Closing(closing) => unfiled.contains(&closing.issue),
+            Outgoing::Alert(_) => false,
+        };
+        let outgoing = self.args.keeper.outgoing()?.into_iter();
+        let outgoing = outgoing.filter(|record| record.receipt.is_none() && !waits(record));
+        Ok(issues.into_iter().map(Entry::Issue).chain(outgoing.map(Entry::Outgoing)).collect())
+    }
+
     fn deliver(&mut self, myself: &ActorRef<OutboxMsg>) {
-        let pending = match self.args.keeper.undelivered() {
+        let pending = match self.pending() {
             Ok(pending) => pending,
             Err(error) => {
                 tracing::error!(error = %error, "outbox cannot be read");
@@ -139,20 +203,25 @@ impl OutboxState {
         };
         let now = Instant::now();
         let was_tried = !std::mem::replace(&mut self.has_looked, true);
-        for record in pending {
-            let key = record.issue.key.clone();
-            let new = Delivery { under_way: None, was_tried, failures: 0, not_before: now };
+        for entry in pending {
+            let key = entry.key();
+            let new = Delivery { under_way: None, was_tried, failures: 0, not_before: now, trouble: None };
             let delivery = self.deliveries.entry(key.clone()).or_insert(new);
             if delivery.under_way.is_some() || now < delivery.not_before {
                 continue;
             }
-            let (keeper, tracker) = (self.args.keeper.clone(), Arc::clone(&self.args.tracker));
             let tried = match std::mem::replace(&mut delivery.was_tried, true) {
-                true => Tried::Perhaps { since_ms: record.created_ms },
+                true => Tried::Perhaps { since_ms: entry.created_ms() },
                 false => Tried::Never,
             };
-            let work = async move { deliver_one(&keeper, tracker.as_ref(), record, tried).await };
-            let report = move |end: Result<Result<Filed, NotDelivered>, String>| OutboxMsg::Ended {
+            let args = self.args.clone();
+            let work = async move {
+                match entry {
+                    Entry::Issue(record) => file(&args, record, tried).await,
+                    Entry::Outgoing(record) => send(&args, record, tried).await,
+                }
+            };
+            let report = move |end: Result<Result<Delivered, NotDelivered>, String>| OutboxMsg::Ended {
                 key,
                 result: end.unwrap_or_else(|panic| Err(NotDelivered::soon(panic))),
             };
@@ -160,11 +229,13 @@ impl OutboxState {
         }
     }
 
-    fn ended(&mut self, myself: &ActorRef<OutboxMsg>, key: String, result: Result<Filed, NotDelivered>) {
+    fn ended(&mut self, myself: &ActorRef<OutboxMsg>, key: String, result: Result<Delivered, NotDelivered>) {
         match result {
-            Ok(filed) => {
-                tracing::info!(key, url = filed.url, found = filed.found, note = filed.note, "issue delivered");
+            Ok(Delivered { url, note, found }) => {
+                tracing::info!(key, url, found, note, "delivered");
                 self.deliveries.remove(&key);
+                // A closing may have waited for this issue.
+                self.deliver(myself);
             }
             Err(NotDelivered { reason, retry }) => {
                 let Some(delivery) = self.deliveries.get_mut(&key) else { return };
@@ -172,7 +243,11 @@ impl OutboxState {
                 delivery.failures += 1;
                 let pause = pause(delivery.failures, retry);
                 delivery.not_before = Instant::now() + pause;
-                tracing::warn!(key, reason, pause_s = pause.as_secs(), "issue not delivered");
+                tracing::warn!(key, reason, pause_s = pause.as_secs(), "not delivered");
+                if delivery.trouble.as_ref() != Some(&reason) {
+                    delivery.trouble = Some(reason.clone());
+                    self.args.keeper.save_trouble(&key, &Trouble { reason, since_ms: (self.args.clock)() });
+                }
                 // The handle only cancels the timer, and a timer for an actor that has gone does no harm.
                 drop(myself.send_after(pause, || OutboxMsg::Wake));
             }
@@ -192,14 +267,29 @@ fn pause(failures: u32, retry: Retry) -> Duration {
 }
 
 /// Files the issue and makes its receipt durable.
-async fn deliver_one(
-    keeper: &Keeper,
-    tracker: &dyn IssueTracker,
-    record: IssueRecord,
-    tried: Tried,
-) -> Result<Filed, NotDelivered> {
-    let filed = tracker.file(record.issue.clone(), tried).await?;
+async fn file(args: &OutboxArgs, record: IssueRecord, tried: Tried) -> Result<Delivered, NotDelivered> {
+    let filed = args.tracker.file(record.issue.clone(), tried).await?;
     let receipt = Write::Delivered(Box::new(IssueRecord { url: Some(filed.url.clone()), ..record }));
-    keeper.save(vec![receipt]).await.map_err(|error| NotDelivered::soon(error.to_string()))?;
-    Ok(filed)
+    args.keeper.save(vec![receipt]).await?;
+    Ok(Delivered { url: Some(filed.url), note: filed.note, found: filed.found })
+}
+
+/// Closes an issue or sends an alert, and makes the receipt durable.
+async fn send(args: &OutboxArgs, record: OutgoingRecord, tried: Tried) -> Result<Delivered, NotDelivered> {
+    let note = match &record.what {
+        Outgoing::Closing(closing) => match args.keeper.issue(&closing.issue)?.and_then(|issue| issue.url) {
+            Some(url) => args.tracker.close(closing.clone(), url, tried).await?.note,
+            None => Some("its issue is not known any more".to_owned()),
+        },
+        Outgoing::Alert(alert) => match &args.alerts {
+            Some(channel) => {
+                channel.send(alert.clone()).await?;
+                None
+            }
+            None => Some("not sent: no webhook is configured any more".to_owned()),
+        },
+    };
+    let receipt = OutgoingRecord { receipt: Some(note.clone().unwrap_or_default()), ..record };
+    args.keeper.save(vec![Write::Sent(Box::new(receipt))]).await?;
+    Ok(Delivered { note, ..Delivered::default() })
 }

@@ -6,7 +6,7 @@ use steadfast_core::ids::{ModelId, RepoPath, SessionId};
 use steadfast_core::plan::Plan;
 use steadfast_core::rates::Rates;
 use steadfast_core::session::{Attempt, Milestone, Run, Session, Spent};
-use steadfast_notify::Issue;
+use steadfast_notify::{Alert, Closing, Issue};
 use steadfast_prompt::Idea;
 
 /// An answer that was bought, under its step.
@@ -46,6 +46,45 @@ pub struct IssueRecord {
     pub url: Option<String>,
 }
 
+/// What is in the outbox beside issues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outgoing {
+    /// A filed issue is to be closed.
+    Closing(Closing),
+    /// An alert for the webhook.
+    Alert(Alert),
+}
+
+/// A closing or an alert in the outbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutgoingRecord {
+    /// What.
+    pub what: Outgoing,
+    /// Milliseconds since 1970.
+    pub created_ms: u64,
+    /// Its receipt: what was done, for a person; may be empty. `None`: not yet.
+    pub receipt: Option<String>,
+}
+
+impl OutgoingRecord {
+    /// Its name for good.
+    pub fn key(&self) -> String {
+        match &self.what {
+            Outgoing::Closing(closing) => closing.key(),
+            Outgoing::Alert(alert) => alert.id.clone(),
+        }
+    }
+}
+
+/// Why something in the outbox was not delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// For a person.
+    pub reason: String,
+    /// Of the first try that ended so: milliseconds since 1970.
+    pub since_ms: u64,
+}
+
 /// The idea's text as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct IdeaRecord {
@@ -75,6 +114,32 @@ pub enum Write {
     Rates(Box<Rates>),
     /// An issue's receipt.
     Delivered(Box<IssueRecord>),
+    /// A recovery issue (by its key) is open for a session, which stopped for this reason.
+    Standing(SessionId, String, String),
+    /// A session has gone on, and this is said of it: its recovery issues are closed, unless others stand still with them.
+    WentOn(SessionId, String, u64),
+    /// An alert for the outbox. One that is there already, or that comes too soon after its like, is left out.
+    Alert(Box<Alert>),
+    /// A closing's or an alert's receipt.
+    Sent(Box<OutgoingRecord>),
+}
+
+impl Write {
+    /// The outbox has something to do once this is durable.
+    pub(crate) fn is_for_outbox(&self) -> bool {
+        match self {
+            Self::Issue(..) | Self::WentOn(..) | Self::Alert(_) => true,
+            Self::Head(_)
+            | Self::Idea(..)
+            | Self::Plan(..)
+            | Self::Milestone(..)
+            | Self::Manual(..)
+            | Self::Rates(_)
+            | Self::Delivered(_)
+            | Self::Standing(..)
+            | Self::Sent(_) => false,
+        }
+    }
 }
 
 /// A session as it is taken up.

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::aggregator::{Aggregator, AggregatorArgs, AggregatorMsg};
+use crate::alerts;
 use crate::checkpoint_keeper::Saving;
 use crate::context::{CoderWork, SessionContext};
 use crate::event::Event;
@@ -226,6 +227,8 @@ impl SessionState {
         let before = (self.run.session.phase, self.run.session.current);
         let planned = matches!(happened, Happened::Planned { .. });
         self.run.session.spent = self.args.context.ledger.spent(self.id());
+        let alert = self.alert(&happened, now);
+        let stood = self.args.context.keeper.standing(self.id()).is_some().then(|| happened.clone());
         let mut follow = self.run.apply(happened, &self.args.context.settings.session, now);
         let mut writes = Vec::new();
         if planned {
@@ -240,7 +243,18 @@ impl SessionState {
         if (self.run.session.phase, self.run.session.current) != before {
             self.tell_moved();
         }
+        writes.extend(alert.map(|alert| Write::Alert(Box::new(alert))));
+        let comment = stood.and_then(|happened| issues::gone_on(&self.run.session, &happened));
+        writes.extend(comment.map(|comment| Write::WentOn(self.id().clone(), comment, now)));
         self.writes(writes)
+    }
+
+    fn alert(&self, happened: &Happened, now: u64) -> Option<steadfast_notify::Alert> {
+        self.args.context.settings.alerts.as_ref()?;
+        let milestone = self.run.milestone.as_ref();
+        let is_manual = milestone.is_some_and(|milestone| milestone.manual.is_some());
+        let round = milestone.map_or(0, |milestone| milestone.round);
+        alerts::of_transition(&self.run.session, is_manual, round, happened, now)
     }
 
     /// The head and the milestone at work go with every transition.
@@ -264,25 +278,37 @@ impl SessionState {
     }
 
     fn file(&self, issue: steadfast_notify::Issue, writes: &mut Vec<Write>) {
-        let (session, title) = (self.id().clone(), issue.title.clone());
-        self.args.context.events.tell(Event::IssueFiled { session, title });
+        self.tell_filed(&issue);
         writes.push(Write::Issue(self.id().clone(), Box::new(issue), self.run.session.updated_ms));
     }
 
-    /// Files the issue of a session that stands still or failed.
+    fn tell_filed(&self, issue: &steadfast_notify::Issue) {
+        let (session, title) = (self.id().clone(), issue.title.clone());
+        self.args.context.events.tell(Event::IssueFiled { session, title });
+    }
+
+    /// Files the issue of a session that stands still or failed, unless it has one.
     fn file_stopped(&self, reason: &str, writes: &mut Vec<Write>) {
-        self.file(issues::stopped(&self.run.session, reason, &self.args.context.settings.issues), writes);
+        let context = &self.args.context;
+        let now = self.run.session.updated_ms;
+        let more = issues::stop(&context.keeper, &self.run.session, reason, &context.settings.issues, now);
+        for write in &more {
+            if let Write::Issue(_, issue, _) = write {
+                self.tell_filed(issue);
+            }
+        }
+        writes.extend(more);
     }
 
     /// Hands the writes over and does what comes next, as a task.
     fn act(&mut self, myself: &ActorRef<SessionMsg>, writes: Vec<Write>) {
         let action = self.run.action(&self.args.context.settings.session);
-        let files_issue = writes.iter().any(|write| matches!(write, Write::Issue(..)));
+        let sends = writes.iter().any(Write::is_for_outbox);
         let begun = self.args.context.keeper.begin_save(writes);
         let context = Arc::clone(&self.args.context);
         let run = self.run.clone();
         let prepared = std::mem::replace(&mut self.prepared, true);
-        let shows = files_issue || matches!(action, Action::Commit(_) | Action::Rest);
+        let shows = sends || matches!(action, Action::Commit(_) | Action::Rest);
         let (refused, savings) = match begun {
             Ok(saving) => {
                 self.savings.push(saving);
@@ -295,7 +321,7 @@ impl SessionState {
                 return Err(reason);
             }
             wait_for(savings).await?;
-            if files_issue {
+            if sends {
                 context.wake_outbox();
             }
             perform(&context, &run, action, prepared).await
@@ -379,6 +405,7 @@ impl SessionState {
     ) {
         self.tell(&happened);
         let writes = self.apply(happened);
+        let sends = writes.iter().any(Write::is_for_outbox);
         let begun = self.args.context.keeper.begin_save(writes);
         let savings = std::mem::take(&mut self.savings);
         let context = Arc::clone(&self.args.context);
@@ -391,6 +418,9 @@ impl SessionState {
             // Whoever ordered it may have given up waiting; the state is saved all the same.
             let _ = reply.send(saved.clone().map_err(StopReason::into_text));
             saved?;
+            if sends {
+                context.wake_outbox();
+            }
             perform(&context, &run, Action::Rest, true).await
         };
         self.run_task(myself, work);

@@ -13,7 +13,7 @@ use steadfast_core::restart::RestartBudget;
 use steadfast_core::sentinel::Limits;
 use steadfast_core::session;
 use steadfast_model::ModelClient;
-use steadfast_notify::IssueTracker;
+use steadfast_notify::{AlertChannel, IssueTracker};
 use steadfast_prompt::Templates;
 use steadfast_repo::Exclude;
 
@@ -97,6 +97,8 @@ pub struct Settings {
     pub issues: IssueSettings,
     /// Where they are filed.
     pub tracker: Arc<dyn IssueTracker>,
+    /// Where alerts go; `None`: none are raised.
+    pub alerts: Option<Arc<dyn AlertChannel>>,
 }
 
 impl Settings {

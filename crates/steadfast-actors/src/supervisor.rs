@@ -21,6 +21,7 @@ use steadfast_prompt::Idea;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::alerts::Alerts;
 use crate::budget::Ledger;
 use crate::checkpoint_keeper::Keeper;
 use crate::context::SessionContext;
@@ -213,6 +214,13 @@ pub(crate) enum SupervisorMsg {
     PruneEnded(Option<oneshot::Sender<Result<Pruned, String>>>, Result<Pruned, String>),
     /// How does it stand?
     Status(oneshot::Sender<Status>),
+    /// Answered when nothing in the outbox is under way any more.
+    SettleOutbox {
+        /// Try everything first, whatever pause it keeps.
+        flush: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<()>,
+    },
     /// An asked-for status is complete.
     Reset {
         /// Which model; `None`: all.
@@ -369,6 +377,13 @@ impl Actor for Supervisor {
             SupervisorMsg::Prune(reply) => state.prune(&myself, reply),
             SupervisorMsg::PruneEnded(reply, done) => state.prune_ended(reply, done),
             SupervisorMsg::Status(reply) => state.status(reply),
+            SupervisorMsg::SettleOutbox { flush, reply } => {
+                // Without an outbox, while it is started again, the asker hears that nobody answers.
+                if let Some(outbox) = state.directory.outbox() {
+                    let _ = outbox.cast(if flush { OutboxMsg::Flush } else { OutboxMsg::Wake });
+                    let _ = outbox.cast(OutboxMsg::Settled(reply));
+                }
+            }
             SupervisorMsg::Reset { model, reply } => state.reset(model, reply),
             SupervisorMsg::Shutdown { reason, reply } => state.shut_down(&myself, reason, reply),
             SupervisorMsg::SessionsSaved { ended, reply } => {
@@ -426,6 +441,11 @@ impl SupervisorState {
                     max_concurrency: model_settings.max_concurrency,
                     network: Arc::clone(&self.network),
                     memory: Arc::new(self.args.keeper.clone()) as Arc<dyn BreakerMemory>,
+                    alerts: settings.alerts.is_some().then(|| Alerts {
+                        keeper: self.args.keeper.clone(),
+                        directory: Arc::clone(&self.directory),
+                        clock: self.args.clock,
+                    }),
                     recoveries: Arc::clone(&self.recoveries),
                     meter: Arc::clone(&self.args.meter),
                     events,
@@ -455,7 +475,12 @@ impl SupervisorState {
                 id
             }
             Shared::Outbox => {
-                let args = OutboxArgs { keeper: self.args.keeper.clone(), tracker: Arc::clone(&settings.tracker) };
+                let args = OutboxArgs {
+                    keeper: self.args.keeper.clone(),
+                    tracker: Arc::clone(&settings.tracker),
+                    alerts: settings.alerts.clone(),
+                    clock: self.args.clock,
+                };
                 let (actor, _) = Actor::spawn_linked(None, Outbox, args, myself.get_cell()).await?;
                 let id = actor.get_id();
                 self.directory.set_outbox(actor);
@@ -670,13 +695,22 @@ impl SupervisorState {
         };
         self.queue.retain(|queued| queued != id);
         let mut run = Run { session, plan: None, milestone: None };
-        run.apply(Happened::Cancelled, &self.args.settings.session, (self.args.clock)());
+        let now = (self.args.clock)();
+        run.apply(Happened::Cancelled, &self.args.settings.session, now);
         let keeper = self.args.keeper.clone();
         let (myself, state_dir) = (myself.clone(), self.args.settings.state_dir.clone());
+        let outbox = self.directory.outbox();
         tokio::spawn(async move {
             let session = Box::new(run.session);
-            let saved = keeper.save(vec![Write::Head(session.clone())]).await;
+            let mut writes = vec![Write::Head(session.clone())];
+            if let Some(comment) = crate::issues::gone_on(&session, &Happened::Cancelled) {
+                writes.push(Write::WentOn(session.id.clone(), comment, now));
+            }
+            let saved = keeper.save(writes).await;
             if saved.is_ok() {
+                if let Some(outbox) = outbox {
+                    let _ = outbox.cast(OutboxMsg::Wake);
+                }
                 crate::tidy::one(&keeper, &state_dir, &session).await;
             }
             let _ = myself.cast(SupervisorMsg::SessionOver { session });
@@ -768,9 +802,9 @@ impl SupervisorState {
             let reason = format!("the session keeps failing: {error}");
             let now = (self.args.clock)();
             run.apply(Happened::Failed(reason.clone()), &self.args.settings.session, now);
-            let issue = crate::issues::stopped(&run.session, &reason, &self.args.settings.issues);
-            let head = Write::Head(Box::new(run.session));
-            let writes = vec![head, Write::Issue(id.clone(), Box::new(issue), now)];
+            let issues = &self.args.settings.issues;
+            let mut writes = crate::issues::stop(&self.args.keeper, &run.session, &reason, issues, now);
+            writes.push(Write::Head(Box::new(run.session)));
             if let Err(error) = self.args.keeper.save(writes).await {
                 self.emergency(Emergency::Failure(format!("session {id} could not be saved: {error}")));
             } else if let Some(outbox) = self.directory.outbox() {
@@ -824,7 +858,12 @@ impl SupervisorState {
             let step = format!("{reason}: saving {} session(s)", self.taken.len());
             self.args.events.tell(Event::Shutdown { step });
         }
-        let interrupt = Interrupt { reason, at_ms: (self.args.clock)(), emergency: true, parked: false };
+        let now = (self.args.clock)();
+        let alert = (!self.taken.is_empty() && self.args.settings.alerts.is_some()).then(|| {
+            let sessions: Vec<&SessionId> = self.taken.keys().collect();
+            crate::alerts::of_shutdown(&reason, &sessions, now)
+        });
+        let interrupt = Interrupt { reason, at_ms: now, emergency: true, parked: false };
         let mut answers = Vec::new();
         for (id, actor) in &self.sessions {
             let (asked, answer) = oneshot::channel();
@@ -851,6 +890,7 @@ impl SupervisorState {
                     heads.push(Write::Head(Box::new(run.session)));
                 }
             }
+            heads.extend(alert.map(|alert| Write::Alert(Box::new(alert))));
             let saved = tokio::time::timeout_at(deadline, keeper.save(heads)).await;
             let saved = matches!(saved, Ok(Ok(())));
             queue.into_iter().for_each(|id| ended.enter(id, saved));

@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 mod model;
+mod outbox;
 mod resources;
 mod rig;
 mod script;

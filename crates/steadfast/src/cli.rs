@@ -76,7 +76,7 @@ pub(crate) enum Command {
     /// Reset breakers, or try a tuning
     #[command(subcommand)]
     Breaker(BreakerCommand),
-    /// Issues for people: what is filed and what is not delivered yet
+    /// Issues for people, their closings, and alerts: what is delivered and what is not yet
     #[command(subcommand)]
     Outbox(OutboxCommand),
     /// Remove what has been over for longer than keep_finished, now
@@ -161,8 +161,10 @@ pub(crate) enum BreakerCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OutboxCommand {
-    /// List issues, delivered or not
+    /// List issues, closings and alerts, delivered or not
     List,
+    /// Try now what is not delivered yet, and say what came of it; exits with 1 when something still is not
+    Flush,
 }
 
 #[derive(Debug, Subcommand)]

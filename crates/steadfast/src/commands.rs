@@ -7,5 +7,6 @@ pub(crate) mod demo;
 pub(crate) mod events;
 pub(crate) mod look;
 pub(crate) mod orders;
+pub(crate) mod outbox;
 pub(crate) mod run;
 pub(crate) mod sim;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::commands::look::now_minute;
-use crate::commands::{look, orders, run};
+use crate::commands::{look, orders, outbox, run};
 use crate::exit::{Failure, failed};
 use crate::feed::Feed;
 use crate::report::{OutboxReport, Report};
@@ -82,8 +82,9 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
         .route("/v1/sessions/{id}", get(session))
         .route("/v1/sessions/{id}/{order}", post(order))
         .route("/v1/breakers/reset", post(reset))
-        .route("/v1/outbox", get(outbox))
         .route("/v1/prune", post(prune))
+        .route("/v1/outbox", get(entries))
+        .route("/v1/outbox/flush", post(flush))
         .merge(stream::routes())
         .with_state(control);
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
@@ -215,8 +216,13 @@ async fn reset(State(control): Shared, Json(body): Json<ResetBody>) -> Result<Js
     Ok(Json(ResetDone { reset: control.handle.reset(model).await }))
 }
 
-async fn outbox(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failure> {
-    control.read(|control| look::issues(control.handle.keeper())).await.map(Json)
+async fn entries(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failure> {
+    control.read(|control| outbox::entries(control.handle.keeper())).await.map(Json)
+}
+
+async fn flush(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failure> {
+    let waiting = control.read(|control| outbox::waiting(control.handle.keeper())).await?;
+    outbox::flush_now(&control.handle, waiting).await.map(Json)
 }
 
 async fn prune(State(control): Shared) -> Result<Json<PruneDone>, Failure> {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use steadfast_actors::records::{IssueRecord, SessionRecord};
+use steadfast_actors::records::{IssueRecord, Outgoing, OutgoingRecord, SessionRecord, Trouble};
 use steadfast_core::session::{
     AgentResult, AgentState, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Target, Writer,
 };
@@ -114,11 +114,16 @@ pub(crate) struct IssueReport {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct OutboxReport {
-    pub(crate) session_id: String,
+    /// `null` for an alert that is no session's own.
+    pub(crate) session_id: Option<String>,
     pub(crate) key: String,
+    /// Of an issue, its kind; `closing`; `alert`.
     #[serde(flatten)]
     pub(crate) issue: IssueReport,
     pub(crate) created_at: String,
+    /// Why the last try failed; `null` when it was delivered or was not tried yet.
+    #[serde(default)]
+    pub(crate) error: Option<String>,
 }
 
 /// How a verdict is written.
@@ -341,12 +346,34 @@ impl IssueReport {
 }
 
 impl OutboxReport {
-    pub(crate) fn new(record: &IssueRecord) -> Self {
+    pub(crate) fn new(record: &IssueRecord, trouble: Option<Trouble>) -> Self {
         Self {
-            session_id: record.session.to_string(),
+            session_id: Some(record.session.to_string()),
             key: record.issue.key.clone(),
             issue: IssueReport::new(record),
             created_at: rfc3339(record.created_ms),
+            error: trouble.map(|trouble| trouble.reason),
+        }
+    }
+
+    pub(crate) fn of_outgoing(record: &OutgoingRecord, trouble: Option<Trouble>) -> Self {
+        let (session_id, kind, title) = match &record.what {
+            // An issue's key begins with its session's id.
+            Outgoing::Closing(closing) => {
+                (closing.issue.get(..19).map(str::to_owned), "closing", closing.comment.clone())
+            }
+            Outgoing::Alert(alert) => {
+                let session = alert.fields.iter().find(|(name, _)| name == "session");
+                (session.map(|(_, session)| session.clone()), "alert", alert.text.clone())
+            }
+        };
+        let issue = IssueReport { kind: kind.to_owned(), title, delivered: record.receipt.is_some(), url: None };
+        Self {
+            session_id,
+            key: record.key(),
+            issue,
+            created_at: rfc3339(record.created_ms),
+            error: trouble.map(|trouble| trouble.reason),
         }
     }
 }

@@ -16,7 +16,7 @@ use steadfast_core::ids::{ModelId, Role};
 use steadfast_core::tally::MinSuccessRate;
 use steadfast_core::{sentinel, session};
 use steadfast_model::{ModelClient, ProviderSettings};
-use steadfast_notify::{GithubSettings, GithubTracker, IssueTracker, LocalTracker};
+use steadfast_notify::{AlertChannel, GithubSettings, GithubTracker, IssueTracker, LocalTracker, Webhook};
 use steadfast_prompt::Templates;
 use steadfast_repo::Exclude;
 use steadfast_repo::sandbox::find_bwrap;
@@ -117,7 +117,7 @@ impl Setup {
     fn tracker(&self) -> Result<Arc<dyn IssueTracker>, Failure> {
         let issues = &self.config.issues;
         if issues.tracker == Tracker::Local {
-            return Ok(self.local_tracker());
+            return Ok(Arc::new(LocalTracker::new(self.state_dir().join("issues"))));
         }
         let wrong = |what: &str| Failure::Usage(format!("issues.tracker \"github\" cannot be used: {what}"));
         let token = issues.token(&Environment::of_process()).map_err(|missing| wrong(&missing.to_string()))?;
@@ -128,17 +128,16 @@ impl Setup {
         Ok(Arc::new(tracker))
     }
 
-    fn local_tracker(&self) -> Arc<dyn IssueTracker> {
-        Arc::new(LocalTracker::new(self.state_dir().join("issues")))
+    fn alerts(&self) -> Result<Option<Arc<dyn AlertChannel>>, Failure> {
+        let Some(address) = &self.config.alerts.webhook else { return Ok(None) };
+        // The address is a secret: not even a wrong one is said.
+        let webhook = Webhook::new(address.expose());
+        let webhook = webhook.ok_or_else(|| Failure::Usage("alerts.webhook is no address".to_owned()))?;
+        Ok(Some(Arc::new(webhook)))
     }
 
     /// Everything the actors need.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
-        Ok(Settings { tracker: self.tracker()?, ..self.settings_to_look()? })
-    }
-
-    /// The same for a command that only looks, and may lack what a daemon was given: issues would go to the local folder.
-    pub(crate) fn settings_to_look(&self) -> Result<Settings, Failure> {
         let config = &self.config;
         let clients = self.clients();
         let models = clients.into_iter().map(|(id, client)| {
@@ -205,7 +204,8 @@ impl Setup {
                 },
             },
             issues: IssueSettings { assignee: config.issues.assignee.clone(), labels: config.issues.labels.clone() },
-            tracker: self.local_tracker(),
+            tracker: self.tracker()?,
+            alerts: self.alerts()?,
             state_dir,
         })
     }

@@ -250,14 +250,19 @@ fn rate_text(rate: &RateRow, is_share: bool) -> String {
     }
 }
 
-/// A line an issue.
+/// Two lines each.
 pub(crate) fn outbox(reports: &[OutboxReport]) -> String {
     if reports.is_empty() {
-        return "no issues\n".to_owned();
+        return "no issues and no alerts\n".to_owned();
     }
     let mut out = String::new();
     for report in reports {
-        let at = report.issue.url.as_deref().unwrap_or("not delivered yet");
+        let at = match (&report.issue.url, report.issue.delivered, &report.error) {
+            (Some(url), _, _) => url.clone(),
+            (None, true, _) => "delivered".to_owned(),
+            (None, false, None) => "not delivered yet".to_owned(),
+            (None, false, Some(error)) => format!("not delivered yet: {error}"),
+        };
         let _ = writeln!(out, "{}  {:<11} {}\n    {at}", report.created_at, report.issue.kind, report.issue.title);
     }
     out

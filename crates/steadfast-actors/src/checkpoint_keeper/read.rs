@@ -19,7 +19,7 @@ use super::{
 use crate::records::{Answer, Counts, ExecutionLog, IdeaRecord, IssueRecord, Loaded, ManualFiles, SessionRecord};
 use crate::supervisor::wall_clock_ms;
 
-fn value<T: DeserializeOwned>(
+pub(super) fn value<T: DeserializeOwned>(
     store: &dyn CheckpointStore,
     key: &Key,
     kind: RecordKind,
@@ -31,7 +31,7 @@ fn value<T: DeserializeOwned>(
     Ok(Some(found.value(kind)?))
 }
 
-fn scan(store: &dyn CheckpointStore, scan: &Scan) -> Result<Vec<(Key, Record)>, KeeperError> {
+pub(super) fn scan(store: &dyn CheckpointStore, scan: &Scan) -> Result<Vec<(Key, Record)>, KeeperError> {
     let scanned = store.scan(scan)?;
     for aside in &scanned.set_aside {
         tracing::error!(key = aside.key.as_ref().map(Key::as_str), reason = aside.reason, "record set aside");
@@ -55,7 +55,8 @@ pub(super) fn books(store: &dyn CheckpointStore) -> Result<Books, KeeperError> {
     }
     let mut counts: Counts = value(store, &Key::meta("counts"), COUNTS)?.unwrap_or_default();
     counts.unfinished = open.len();
-    Ok(Books { open, counts })
+    let outgoing = super::outgoing::books(store)?;
+    Ok(Books { open, counts, outgoing })
 }
 
 /// A head as it lies in the store: by itself, or packed with all that belongs to it.
@@ -263,17 +264,24 @@ impl Keeper {
     pub fn undelivered(&self) -> Result<Vec<IssueRecord>, KeeperError> {
         let mut pending = Vec::new();
         for (key, _) in scan(self.store(), &Scan::all(Prefix::metas_named("pending/")))? {
-            // The issue's key begins with its session's id.
             let name = key.name().strip_prefix("pending/").unwrap_or_default();
-            let Some(session) = name.get(..19).and_then(|id| SessionId::parse(id).ok()) else { continue };
-            let issues = match self.packed(&session)? {
-                Some(packed) => packed.issues,
-                None => self.issues_of(&session)?,
-            };
-            pending.extend(issues.into_iter().filter(|issue| issue.issue.key == name && issue.url.is_none()));
+            pending.extend(self.issue(name)?.filter(|issue| issue.url.is_none()));
         }
         pending.sort_by_key(|record| record.created_ms);
         Ok(pending)
+    }
+
+    /// An issue by its key, which begins with its session's id.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub(crate) fn issue(&self, key: &str) -> Result<Option<IssueRecord>, KeeperError> {
+        let Some(session) = key.get(..19).and_then(|id| SessionId::parse(id).ok()) else { return Ok(None) };
+        let issues = match self.packed(&session)? {
+            Some(packed) => packed.issues,
+            None => self.issues_of(&session)?,
+        };
+        Ok(issues.into_iter().find(|issue| issue.issue.key == key))
     }
 
     /// Every issue of every session that is kept, oldest session first.

@@ -7,13 +7,14 @@ use steadfast_core::session::Session;
 use steadfast_store::{Batch, Key, Prefix, Scan};
 
 use super::{COUNTS, Keeper, KeeperError, PRUNED, events_prefix, finished, idea_mark, unpacked_mark};
+use crate::records::{IssueRecord, Outgoing};
 
 /// Sessions that one batch removes: a few hundred KiB of keys at most, so that nobody waits for long behind it.
 const CHUNK: usize = 100;
 
 impl Keeper {
     /// Removes every session that was over before `before_ms` (milliseconds since 1970), with its plan, answers and issues,
-    /// and answers them. Kept all the same: those in `spare`, and those with an issue that is not delivered yet.
+    /// and answers them. Kept all the same: those in `spare`, and those with an issue that is not delivered, or not closed, yet.
     ///
     /// # Errors
     /// [`KeeperError`]; a part may be removed then, and a repetition goes on.
@@ -43,13 +44,24 @@ impl Keeper {
 
     fn removal(&self, ids: &[SessionId], before_ms: u64) -> Result<(Batch, Vec<Session>), KeeperError> {
         let (mut batch, mut sessions) = (Batch::new(), Vec::new());
+        let unclosed: HashSet<String> = self
+            .outgoing()?
+            .into_iter()
+            .filter(|record| record.receipt.is_none())
+            .filter_map(|record| match record.what {
+                Outgoing::Closing(closing) => Some(closing.issue),
+                Outgoing::Alert(_) => None,
+            })
+            .collect();
         for id in ids {
             let Some(record) = self.record(id)? else { continue };
             let session = record.session;
             let is_over = session.phase.is_final() && session.updated_ms < before_ms;
-            if !is_over || record.issues.iter().any(|issue| issue.url.is_none()) {
+            let waits = |issue: &IssueRecord| issue.url.is_none() || unclosed.contains(&issue.issue.key);
+            if !is_over || record.issues.iter().any(waits) {
                 continue;
             }
+            self.forget_standing(&mut batch, id);
             batch.delete_all(Prefix::session_parts(id));
             batch.delete(Key::session_head(id));
             batch.delete(idea_mark(&session));

@@ -114,8 +114,8 @@ pub async fn take_stock(settings: &Settings, keeper: &Keeper) -> Result<Vec<Sess
         match &run.session.interrupt {
             Some(interrupt) if interrupt.parked => {
                 tracing::warn!(session = %id, reason = interrupt.reason, "session parked");
-                let issue = crate::issues::stopped(&run.session, &interrupt.reason, &settings.issues);
-                writes.push(Write::Issue(id, Box::new(issue), now));
+                let reason = &interrupt.reason;
+                writes.extend(crate::issues::stop(keeper, &run.session, reason, &settings.issues, now));
             }
             Some(_) | None => go_on.push(id),
         }
@@ -222,6 +222,19 @@ impl Handle {
     /// How everything stands. `None` while it shuts down.
     pub async fn status(&self) -> Option<Status> {
         self.ask(SupervisorMsg::Status).await
+    }
+
+    /// Tries everything in the outbox now, whatever pause it keeps, but for limits that another side has set. Returns when
+    /// each was tried, or after `at_most`; what is still under way then goes on.
+    pub async fn flush_outbox(&self, at_most: Duration) {
+        let flush = true;
+        let _ = tokio::time::timeout(at_most, self.ask(|reply| SupervisorMsg::SettleOutbox { flush, reply })).await;
+    }
+
+    /// Returns when all is delivered or waits for its next try, or after `at_most`.
+    pub async fn settle_outbox(&self, at_most: Duration) {
+        let flush = false;
+        let _ = tokio::time::timeout(at_most, self.ask(|reply| SupervisorMsg::SettleOutbox { flush, reply })).await;
     }
 
     /// Resets the breaker of one model or of all; answers how many were reset.

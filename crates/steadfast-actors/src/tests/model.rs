@@ -58,6 +58,7 @@ impl One {
             max_concurrency: NonZeroUsize::new(max_concurrency).unwrap(),
             network: Arc::new(SharedNetwork::default()),
             memory: Arc::clone(&memory) as Arc<dyn BreakerMemory>,
+            alerts: None,
             recoveries: Arc::new(watch::Sender::default()),
             events: Events::default(),
         };

@@ -130,6 +130,7 @@ impl Rig {
                 max_concurrency,
                 network: Arc::clone(&network),
                 memory: Arc::new(keeper.clone()) as Arc<dyn BreakerMemory>,
+                alerts: None,
                 meter: Arc::clone(&meter),
                 recoveries: Arc::clone(&recoveries),
                 events: events.clone(),

@@ -14,7 +14,10 @@ use steadfast_core::ids::{IdeaId, ModelId, RepoPath, Role, SessionId};
 use steadfast_core::sentinel;
 use steadfast_core::session::Phase;
 use steadfast_model::CallRequest;
-use steadfast_notify::{Closed, Closing, ClosingDone, DeliveryError, Filed, Filing, Issue, IssueTracker, Tried};
+use steadfast_notify::{
+    Alert, AlertChannel, Closed, Closing, ClosingDone, DeliveryError, Filed, Filing, Issue, IssueTracker, Sending,
+    Tried,
+};
 use steadfast_prompt::{Idea, Templates};
 use steadfast_repo::{Exclude, Repository};
 use steadfast_store::MemoryStore;
@@ -88,6 +91,10 @@ impl Tracker {
         self.looked.lock().unwrap().iter().map(|tried| *tried != Tried::Never).collect()
     }
 
+    pub(super) fn closed(&self) -> Vec<Closing> {
+        self.closed.lock().unwrap().clone()
+    }
+
     fn may_fail(&self) -> Result<(), DeliveryError> {
         let mut failures = self.failures_to_come.lock().unwrap();
         if *failures == 0 {
@@ -144,6 +151,38 @@ impl IssueTracker for Shared {
                 closed.push(closing);
             }
             Ok(Closed::default())
+        })
+    }
+}
+
+/// Remembers the alerts that came; fails so often first.
+#[derive(Default)]
+pub(super) struct Heard {
+    alerts: Mutex<Vec<Alert>>,
+    pub(super) failures_to_come: Mutex<u32>,
+}
+
+impl Heard {
+    /// Their kinds and ids.
+    pub(super) fn alerts(&self) -> Vec<Alert> {
+        self.alerts.lock().unwrap().clone()
+    }
+}
+
+/// The trait's own type is for a shared one.
+pub(super) struct Ear(pub(super) Arc<Heard>);
+
+impl AlertChannel for Ear {
+    fn send(&self, alert: Alert) -> Sending {
+        let heard = Arc::clone(&self.0);
+        Box::pin(async move {
+            let mut failures = heard.failures_to_come.lock().unwrap();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err(DeliveryError::Unreachable("nobody listens".to_owned()));
+            }
+            heard.alerts.lock().unwrap().push(alert);
+            Ok(())
         })
     }
 }
@@ -338,5 +377,6 @@ fn settings(state_dir: PathBuf, model: &Scripted, tracker: &Arc<Tracker>) -> Set
         limits: Limits::default(),
         issues: IssueSettings::default(),
         tracker: Arc::new(Shared(Arc::clone(tracker))),
+        alerts: None,
     }
 }

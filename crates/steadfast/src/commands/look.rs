@@ -1,4 +1,4 @@
-//! `sessions`, `show`, `status`, `outbox list`: through the daemon where one runs, else from the store itself.
+//! `sessions`, `show`, `status`: through the daemon where one runs, else from the store itself.
 
 use steadfast_actors::Keeper;
 use steadfast_core::ids::{Role, SessionId};
@@ -6,7 +6,7 @@ use steadfast_core::session::{Phase, Policy, Session};
 
 use crate::cli::{Global, SessionsArgs, StatusArgs};
 use crate::exit::{FAILED, Failure, Outcome, failed};
-use crate::report::{OutboxReport, Report};
+use crate::report::Report;
 use crate::setup::{Access, Setup};
 use crate::wire::{ModelRow, OutboxCounts, RateReport, Roles, SessionCounts, StatusBody};
 use crate::{print, print_json, text};
@@ -54,12 +54,6 @@ pub(crate) fn one(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Re
     Ok(Report::new(&record, policy, true))
 }
 
-/// Every issue, oldest first.
-pub(crate) fn issues(keeper: &Keeper) -> Result<Vec<OutboxReport>, Failure> {
-    let records = keeper.issues().map_err(|error| failed("cannot read the store", &error))?;
-    Ok(records.iter().map(OutboxReport::new).collect())
-}
-
 /// `steadfast sessions`.
 pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
     let setup = Setup::load(global)?;
@@ -94,20 +88,6 @@ pub(crate) async fn show(global: &Global, id: &str) -> Outcome {
         return print_json(&report);
     }
     print(&text::report(&report));
-    Ok(())
-}
-
-/// `steadfast outbox list`.
-pub(crate) async fn outbox(global: &Global) -> Outcome {
-    let setup = Setup::load(global)?;
-    let reports: Vec<OutboxReport> = match setup.access().await? {
-        Access::Served(client) => client.get("/v1/outbox").await?,
-        Access::Own(keeper) => issues(&keeper)?,
-    };
-    if global.json {
-        return print_json(&reports);
-    }
-    print(&text::outbox(&reports));
     Ok(())
 }
 
@@ -187,6 +167,6 @@ pub(crate) fn count(keeper: &Keeper, active: &[SessionId], queued: &[SessionId])
 }
 
 pub(crate) fn undelivered(keeper: &Keeper) -> Result<OutboxCounts, Failure> {
-    let pending = keeper.undelivered().map_err(|error| failed("cannot read the store", &error))?;
-    Ok(OutboxCounts { undelivered: pending.len() })
+    let undelivered = keeper.n_undelivered().map_err(|error| failed("cannot read the store", &error))?;
+    Ok(OutboxCounts { undelivered })
 }

@@ -24,6 +24,9 @@ use crate::{logging, print, print_json, signals, text};
 
 /// How often a followed session of a daemon is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// How long a session that is over stays for the delivery of its issues: some requests to a tracker far away. What fails is not
+/// waited for; it is tried again at the next start.
+const LAST_DELIVERIES: Duration = Duration::from_secs(15);
 
 /// `steadfast run`.
 pub(crate) async fn run(global: &Global, args: RunArgs) -> Outcome {
@@ -143,8 +146,13 @@ impl Foreground {
         let progress = Progress::start(events, global.log.is_none());
         let mut alarm = control.handle.alarm().subscribe();
         signals::panics_raise(control.handle.alarm().clone());
+        let over = async {
+            control.handle.wait(&session).await;
+            // Nobody may be there to deliver its issues later.
+            control.handle.settle_outbox(LAST_DELIVERIES).await;
+        };
         let stopped = tokio::select! {
-            () = control.handle.wait(&session) => None,
+            () = over => None,
             reason = signals::first(signals) => Some(reason.to_owned()),
             emergency = signals::alarm(&mut alarm) => Some(emergency.to_string()),
         };
