@@ -341,6 +341,14 @@ fn roles(whole: &mut Whole<'_>) {
     }
 }
 
+/// Plain HTTP to another machine.
+fn is_plain_and_far(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    !(host == "localhost" || host == "[::1]" || host.starts_with("127."))
+}
+
 fn issues(whole: &mut Whole<'_>) {
     let issues = &whole.config.issues;
     if whole.is_tainted("issues") {
@@ -361,6 +369,12 @@ fn issues(whole: &mut Whole<'_>) {
                 whole.fault(
                     &["issues", "tracker"],
                     "issues.tracker \"github\" needs a token; write token_env = \"GITHUB_TOKEN\" or token_file",
+                );
+            }
+            if is_plain_and_far(&issues.api_url) {
+                whole.warn(
+                    &["issues", "api_url"],
+                    "issues.api_url begins with http://, so the token goes over the network for all to read; use https://",
                 );
             }
         }

@@ -118,6 +118,22 @@ fn github_needs_a_repository_and_a_token() {
 }
 
 #[test]
+fn a_token_that_would_cross_the_network_in_the_open_is_warned_of() {
+    let warned = |api_url: &str| {
+        let issues = "[issues]\ntracker = \"github\"\nrepository = \"o/n\"\ntoken_env = \"T\"";
+        Setup::with(&format!("{issues}\napi_url = {api_url:?}")).warned()
+    };
+    assert_eq!(
+        warned("http://ghe.example/api/v3"),
+        "config.toml:5: issues.api_url begins with http://, so the token goes over the network for all to read; use https://"
+    );
+    for near in ["http://127.0.0.1:8080/api/v3", "http://localhost/", "http://[::1]:80/x", "https://ghe.example/api/v3"]
+    {
+        assert_eq!(warned(near), "");
+    }
+}
+
+#[test]
 fn times_fit_together() {
     assert_eq!(
         said("[daemon]\ntime_limit = \"1min\"\n[failover]\nbackoff = { initial = \"2min\" }"),
