@@ -70,7 +70,7 @@ pub(crate) async fn flush(global: &Global) -> Outcome {
             let waiting = waiting(&keeper)?;
             let handle = setup.start(setup.settings()?, keeper).await?;
             let reports = flush_now(&handle, waiting).await;
-            handle.shutdown("the outbox was tried").await;
+            handle.shutdown("the outbox was tried", async {}).await;
             reports?
         }
     };
