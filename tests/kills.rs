@@ -202,10 +202,16 @@ fn a_session_killed_in_a_check_is_resumed_by_its_idea_in_the_environment() {
     let mut world = World::new(
         &milestone("First", &["a.js"], &[], &[]),
         // Passes at once before any change, then waits for a file that only the test makes.
-        &[("session.checks", "[\"test ! -e a.js || test -e ../../../go || { touch ../../../waits; sleep 600; }\"]")],
+        &[(
+            "session.checks",
+            "[\"test ! -e a.js || test -e ../../../go || { echo $$ > ../../../waits; sleep 600; }\"]",
+        )],
     );
     let running = world.start_run();
-    wait_until("the check", || world.path("waits").exists().then_some(()));
+    let check = wait_until("the check", || {
+        let text = std::fs::read_to_string(world.path("waits")).ok()?;
+        text.strip_suffix('\n')?.parse().ok().and_then(rustix::process::Pid::from_raw)
+    });
     running.signal_group(Signal::KILL);
     let _ = running.end();
     let calls = world.sim.total();
@@ -221,6 +227,8 @@ fn a_session_killed_in_a_check_is_resumed_by_its_idea_in_the_environment() {
     let report = world.steadfast(&["run", "--json"]).expect(0).json();
     assert_eq!(report["phase"], "completed");
     assert_eq!(report["milestones"][0]["checks"][0]["passed"], true);
+    // The check that the killed process left running does not write to the worktree of its successor.
+    wait_until("the left check's end", || rustix::process::test_kill_process(check).is_err().then_some(()));
     // Only the review was still to be bought.
     assert_eq!(world.sim.total(), calls + 1);
     assert_eq!(world.messages(BRANCH).len(), 1);

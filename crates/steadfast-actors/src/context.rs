@@ -244,6 +244,10 @@ impl SessionContext {
         let workspace = match self.workspace.get() {
             Some(workspace) => Arc::clone(workspace),
             None => {
+                steadfast_repo::checks::end_left_behind(&crate::tidy::check_note(
+                    &self.settings.state_dir,
+                    &self.session,
+                ));
                 let repository = Repository::open(&self.repo_dir).map_err(broken)?;
                 let files = if self.settings.checks.is_empty() {
                     repository.add_branch(&self.branch, &self.base).map(|()| Files::Draft(Draft::of(&self.base)))
@@ -340,6 +344,7 @@ impl SessionContext {
                 },
             },
             max_output_bytes: CheckOptions::MAX_OUTPUT_BYTES,
+            note: Some(crate::tidy::check_note(&self.settings.state_dir, &self.session)),
         };
         let mut outcomes = Vec::with_capacity(self.settings.checks.len());
         for command in &self.settings.checks {

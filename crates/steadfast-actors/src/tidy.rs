@@ -21,6 +21,11 @@ pub(crate) fn worktree(state_dir: &Path, session: &SessionId) -> PathBuf {
     worktrees(state_dir).join(session.as_str())
 }
 
+/// Where it is noted which check of a session runs.
+pub(crate) fn check_note(state_dir: &Path, session: &SessionId) -> PathBuf {
+    worktrees(state_dir).join(format!("{session}.check"))
+}
+
 /// Packs completed sessions and clears worktrees of those that are over. At a start, before anything works.
 pub(crate) async fn all(keeper: &Keeper, state_dir: &Path) {
     let unpacked = keeper.unpacked().unwrap_or_else(|error| {

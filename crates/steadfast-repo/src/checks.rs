@@ -26,6 +26,8 @@ pub struct CheckOptions {
     pub sandbox: Sandbox,
     /// How much of the end of a check's output is kept.
     pub max_output_bytes: usize,
+    /// Where it is noted which process group runs, so that [`end_left_behind`] finds it after a `kill -9`. `None`: nowhere.
+    pub note: Option<PathBuf>,
 }
 
 impl CheckOptions {
@@ -95,6 +97,7 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
         Err(error) => return could_not(error),
     };
     let group = Group::of(&child);
+    let note = options.note.as_deref().and_then(|path| Note::write(path, &child));
     let mut tail = Tail::new(options.max_output_bytes);
     let deadline = tokio::time::sleep(options.timeout);
     tokio::pin!(deadline);
@@ -112,6 +115,7 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
     };
     // Also after a good end: a server that a test left running holds the pipe and memory.
     drop(group);
+    drop(note);
     if status.is_none() {
         // It was killed: this only collects it.
         child.wait().await.ok();
@@ -135,6 +139,50 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
         Some(Ok(status)) => judge(status, &output, &options.sandbox),
     };
     (outcome, output)
+}
+
+/// Ends the check that a killed process left running, as noted, if it is still that process: it would write to a worktree
+/// that another one works in by now. A sandboxed one has ended with its parent.
+pub fn end_left_behind(note: &Path) {
+    let Ok(text) = std::fs::read_to_string(note) else { return };
+    if let Some((pid, started)) = text.trim_end().split_once(' ')
+        && let Some(pid) = pid.parse().ok().filter(|pid: &i32| *pid > 0).and_then(Pid::from_raw)
+        && start_time(pid).as_deref() == Some(started)
+    {
+        tracing::warn!(pid = pid.as_raw_nonzero(), "ending a check that a killed process left running");
+        // It may have ended in this instant.
+        kill_process_group(pid, Signal::KILL).ok();
+    }
+    std::fs::remove_file(note).ok();
+}
+
+/// The note of a check that runs; it goes with the check.
+struct Note<'a>(&'a Path);
+
+impl<'a> Note<'a> {
+    /// `None` where it cannot be written: then a left-over check is not found, and nothing else is worse.
+    fn write(path: &'a Path, child: &tokio::process::Child) -> Option<Self> {
+        let pid = i32::try_from(child.id()?).ok().and_then(Pid::from_raw)?;
+        let line = format!("{} {}\n", pid.as_raw_nonzero(), start_time(pid)?);
+        std::fs::write(path, line).ok()?;
+        Some(Self(path))
+    }
+}
+
+impl Drop for Note<'_> {
+    fn drop(&mut self) {
+        std::fs::remove_file(self.0).ok();
+    }
+}
+
+/// When a process began, in the kernel's ticks since boot (`/proc/<pid>/stat`, field 22): with its number it names one
+/// process and no later one. `None`: there is none, or it has ended and waits to be collected.
+fn start_time(pid: Pid) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name, in parentheses, may hold anything.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    fields.nth(18).filter(|_| state != "Z").map(str::to_owned)
 }
 
 fn judge(status: ExitStatus, output: &str, sandbox: &Sandbox) -> CheckOutcome {

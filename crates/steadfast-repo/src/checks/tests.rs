@@ -9,6 +9,7 @@ fn options(dir: &Path) -> CheckOptions {
         timeout: Duration::from_secs(60),
         sandbox: Sandbox::None,
         max_output_bytes: CheckOptions::MAX_OUTPUT_BYTES,
+        note: None,
     }
 }
 
@@ -218,4 +219,36 @@ async fn a_sandboxed_check_out_of_time_leaves_nothing_even_after_setsid() {
         })
     };
     wait_until("the sandbox is empty", || !anybody()).await;
+}
+
+#[tokio::test]
+async fn a_check_that_a_killed_process_left_running_is_found_and_ended_and_no_other_process_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("note");
+    let options = CheckOptions { note: Some(note.clone()), ..options(dir.path()) };
+    // While it runs the note names it; afterwards it is gone.
+    let results = run_all(&["until test -s note; do :; done; test \"$(cut -d' ' -f1 note)\" = $$"], &options).await;
+    assert_eq!(results[0].outcome, CheckOutcome::Passed, "{results:?}");
+    assert!(!note.exists());
+
+    let sleeper = || {
+        let mut sleep = std::process::Command::new("sleep");
+        std::os::unix::process::CommandExt::process_group(&mut sleep, 0);
+        sleep.arg("600").spawn().unwrap()
+    };
+    let (mut left, mut other) = (sleeper(), sleeper());
+    let pid = Pid::from_child(&left);
+    fs::write(&note, format!("{} {}\n", left.id(), start_time(pid).unwrap())).unwrap();
+    end_left_behind(&note);
+    assert_eq!(left.wait().unwrap().signal(), Some(9));
+    // The number belongs to somebody else by now.
+    fs::write(&note, format!("{} 1\n", other.id())).unwrap();
+    end_left_behind(&note);
+    assert!(other.try_wait().unwrap().is_none() && !note.exists());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    for text in ["", "x", "0 0", "-1 5", "99999999 7"] {
+        fs::write(&note, text).unwrap();
+        end_left_behind(&note);
+    }
 }
