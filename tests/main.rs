@@ -25,3 +25,4 @@ mod repository;
 mod secrets;
 mod shapes;
 mod signals;
+mod store;

@@ -112,6 +112,7 @@ fn status() -> Value {
             "cancelled": "whole",
         },
         "outbox": { "undelivered": "whole" },
+        "store": { "healed": "none", "setAsideRecords": "whole", "setAsideFiles": "none" },
     })
 }
 

@@ -5,7 +5,10 @@
 
 mod outgoing;
 mod read;
+mod recover;
 mod retention;
+
+pub use recover::set_aside_files;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,8 +19,8 @@ use steadfast_core::breaker::Snapshot;
 use steadfast_core::ids::{ModelId, SessionId};
 use steadfast_core::session::{Phase, Policy, Session, StepKey};
 use steadfast_store::{
-    Batch, CheckpointStore, CommitHandle, GroupCommit, Key, OpenOptions, OpenReport, Prefix, RecordKind, SledStore,
-    StoreError,
+    Batch, Check, CheckpointStore, CommitHandle, GroupCommit, Key, OpenOptions, Prefix, RecordKind, SledStore,
+    StoreError, TransferError,
 };
 use tokio::sync::oneshot;
 
@@ -30,6 +33,9 @@ pub enum KeeperError {
     /// The store said no. For a write: nothing of the batch may be built on.
     #[error("{0}")]
     Store(String),
+    /// Nothing can be written where the store lies; it can still be read ([`Keeper::open_for_reading`]).
+    #[error("{0}")]
+    Unwritable(String),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -37,7 +43,13 @@ pub enum KeeperError {
 
 impl From<StoreError> for KeeperError {
     fn from(error: StoreError) -> Self {
-        Self::Store(crate::chain(&error))
+        let text = crate::chain(&error);
+        match error {
+            StoreError::NoSpace { .. } | StoreError::ReadOnly { .. } | StoreError::PermissionDenied { .. } => {
+                Self::Unwritable(text)
+            }
+            _ => Self::Store(text),
+        }
     }
 }
 
@@ -151,15 +163,26 @@ impl Keeper {
     /// # Errors
     /// [`KeeperError::Store`], for a person: locked by whom, not readable, of a newer version.
     pub async fn open(state_dir: &Path, wait: Duration, policy: Policy) -> Result<Self, KeeperError> {
-        let dir = state_dir.join("store");
         let state_dir = state_dir.to_owned();
         let opening = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&state_dir)
                 .map_err(|error| KeeperError::Store(format!("cannot create {}: {error}", state_dir.display())))?;
-            SledStore::open(&dir, &OpenOptions { lock_wait: wait }).map_err(KeeperError::from)
+            recover::open(&state_dir, wait)
         });
         let (store, report) = opening.await.map_err(|error| KeeperError::Store(error.to_string()))??;
-        Self::over(Arc::new(store), policy, report_lines(&report))
+        Self::over(Arc::new(store), policy, report)
+    }
+
+    /// Opens the store for reading alone, and changes nothing where it lies; every save is refused.
+    ///
+    /// # Errors
+    /// As [`Keeper::open`], and when there is no store.
+    pub async fn open_for_reading(state_dir: &Path, wait: Duration, policy: Policy) -> Result<Self, KeeperError> {
+        let dir = state_dir.join("store");
+        let options = OpenOptions { lock_wait: wait };
+        let opening = tokio::task::spawn_blocking(move || SledStore::open_for_reading(&dir, &options));
+        let (store, report) = opening.await.map_err(|error| KeeperError::Store(error.to_string()))??;
+        Self::over(Arc::new(store), policy, report.actions)
     }
 
     /// Over any store, e.g. one in memory.
@@ -182,6 +205,26 @@ impl Keeper {
     /// What an open had to mend, in plain sentences; empty when nothing.
     pub fn report(&self) -> &[String] {
         &self.shared.report
+    }
+
+    /// Reads every record, and changes nothing. `progress` is told how many are done, of how many. Blocks.
+    ///
+    /// # Errors
+    /// [`KeeperError`] when the store itself failed.
+    pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Check, KeeperError> {
+        Ok(self.store().check(progress)?)
+    }
+
+    /// Writes every record as a line of text, as [`steadfast_store::export`]. Blocks.
+    ///
+    /// # Errors
+    /// As [`steadfast_store::export`].
+    pub fn export(
+        &self,
+        out: &mut dyn std::io::Write,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<u64, TransferError> {
+        steadfast_store::export(self.store(), out, progress)
     }
 
     /// How milestones are judged.
@@ -459,10 +502,6 @@ fn finished(counts: &mut Counts, phase: Phase) -> &mut usize {
         Phase::Cancelled => &mut counts.cancelled,
         Phase::Queued | Phase::Planning | Phase::Implementing | Phase::Reviewing => &mut counts.unfinished,
     }
-}
-
-fn report_lines(report: &OpenReport) -> Vec<String> {
-    report.actions.clone()
 }
 
 impl crate::model::BreakerMemory for Keeper {

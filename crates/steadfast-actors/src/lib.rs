@@ -35,7 +35,7 @@ mod tests;
 mod tidy;
 mod worker;
 
-pub use checkpoint_keeper::{Keeper, KeeperError};
+pub use checkpoint_keeper::{Keeper, KeeperError, set_aside_files};
 pub use event::{Event, Events};
 pub use meter::Meter;
 pub use model::ModelStatus;

@@ -360,6 +360,28 @@ impl Repository {
         Ok(log)
     }
 
+    /// The local branches below `steadfast/` whose newest commit names a session, with that session, by name. This is how a
+    /// session that lost its record is found again by a person.
+    ///
+    /// # Errors
+    /// [`RepoError::Git`] for a damaged repository.
+    pub fn session_branches(&self) -> Result<Vec<(String, SessionId)>, RepoError> {
+        let git = self.git();
+        let branches = git.branches(Some(git2::BranchType::Local)).map_err(git_at("list the branches"))?;
+        let mut found = Vec::new();
+        for branch in branches {
+            let (branch, _) = branch.map_err(git_at("list the branches"))?;
+            let Some(name) = branch.name().ok().flatten().map(str::to_owned) else { continue };
+            let tip = branch.get().peel_to_commit().ok().filter(|_| name.starts_with("steadfast/"));
+            let session = tip.and_then(|commit| last_trailer(&commit, SESSION_TRAILER));
+            if let Some(session) = session.and_then(|session| SessionId::parse(&session).ok()) {
+                found.push((name, session));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// A commit message: `title` (its first line, cut to 72 characters), `body` (may be empty) and the trailers that
     /// [`Repository::commits_of`] looks for. `milestone` counts from 1.
     pub fn milestone_message(title: &str, body: &str, session: &SessionId, milestone: u32) -> String {
@@ -464,14 +486,14 @@ fn list(
 /// The milestone, when the commit's trailers name this session. Of a trailer that stands there twice the last one counts:
 /// ours come after a body that a model wrote.
 fn milestone_of(commit: &git2::Commit<'_>, session: &SessionId) -> Option<u32> {
-    let message = commit.message().ok()?;
-    let trailers = git2::message_trailers_strs(message).ok()?;
-    let last = |name: &str| {
-        let mut all = trailers.iter().filter(|(key, _)| *key == name);
-        all.next_back().map(|(_, value)| value.to_owned())
-    };
-    let named = last(SESSION_TRAILER)?;
-    if named == session.as_str() { last(MILESTONE_TRAILER)?.parse().ok() } else { None }
+    let named = last_trailer(commit, SESSION_TRAILER)?;
+    if named == session.as_str() { last_trailer(commit, MILESTONE_TRAILER)?.parse().ok() } else { None }
+}
+
+fn last_trailer(commit: &git2::Commit<'_>, name: &str) -> Option<String> {
+    let trailers = git2::message_trailers_strs(commit.message().ok()?).ok()?;
+    let mut all = trailers.iter().filter(|(key, _)| *key == name);
+    all.next_back().map(|(_, value)| value.to_owned())
 }
 
 /// The top of a repository that cannot be opened, as `safe.directory` has to name it.

@@ -73,6 +73,12 @@ impl Key {
         std::str::from_utf8(bytes).ok().map(|text| Self(text.to_owned()))
     }
 
+    /// Reads a key that comes from outside: in one of the key spaces, and not too long.
+    pub(crate) fn from_outside(text: &str) -> Option<Self> {
+        let is_known = ["h/", "p/", "b/", "o/", "m/", "c/"].iter().any(|space| text.starts_with(space));
+        (is_known && text.len() <= 2 * MAX_NAME_BYTES).then(|| Self(text.to_owned()))
+    }
+
     /// The smallest key that a prefix covers.
     pub(crate) fn from_prefix(prefix: &Prefix) -> Self {
         Self(prefix.0.clone())

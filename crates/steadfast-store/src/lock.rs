@@ -31,26 +31,7 @@ impl StoreLock {
             .truncate(false)
             .open(&path)
             .map_err(|error| StoreError::from_io("open", &path, &error))?;
-        let start = Instant::now();
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) => {}
-                Err(Errno::INTR) => continue,
-                Err(error) => {
-                    return Err(StoreError::Io {
-                        action: "lock",
-                        path,
-                        source: BackendError::new(std::io::Error::from(error)),
-                    });
-                }
-            }
-            let waited = start.elapsed();
-            if waited >= wait {
-                return Err(StoreError::Locked { path: dir.to_owned(), holder: holder(&mut file), waited });
-            }
-            thread::sleep(POLL.min(wait - waited));
-        }
+        lock(dir, &path, &mut file, wait)?;
         // The number is for messages only: the lock is held whether or not it could be written.
         let written = file
             .set_len(0)
@@ -60,6 +41,42 @@ impl StoreLock {
             tracing::debug!(error = %error, "the holder's number was not written to the lock file");
         }
         Ok(Self { _file: file })
+    }
+
+    /// Takes the lock without writing anything. `None` where there is no lock file, so that nobody can hold it.
+    pub(crate) fn take_for_reading(dir: &Path, wait: Duration) -> Result<Option<Self>, StoreError> {
+        let path = dir.join("lock");
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::from_io("open", &path, &error)),
+        };
+        lock(dir, &path, &mut file, wait)?;
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+/// Waits for the lock of an open file.
+fn lock(dir: &Path, path: &Path, file: &mut File, wait: Duration) -> Result<(), StoreError> {
+    let start = Instant::now();
+    loop {
+        match flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => {
+                return Err(StoreError::Io {
+                    action: "lock",
+                    path: path.to_owned(),
+                    source: BackendError::new(std::io::Error::from(error)),
+                });
+            }
+        }
+        let waited = start.elapsed();
+        if waited >= wait {
+            return Err(StoreError::Locked { path: dir.to_owned(), holder: holder(file), waited });
+        }
+        thread::sleep(POLL.min(wait - waited));
     }
 }
 

@@ -1,14 +1,14 @@
 //! The store in memory: same meaning, no disk, with failures on demand. For actor tests under paused time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::{Batch, Change};
 use crate::error::StoreError;
-use crate::key::Key;
+use crate::key::{Key, Prefix};
 use crate::record::Record;
-use crate::store::{CheckpointStore, Found, Order, Scan, Scanned, SetAside, Usage};
+use crate::store::{Check, CheckpointStore, Found, Order, Scan, Scanned, SetAside, Usage};
 
 #[derive(Debug, Clone)]
 struct Stored {
@@ -27,6 +27,7 @@ struct State {
     applied: BTreeMap<Key, Slot>,
     unsynced: Vec<Batch>,
     durable: BTreeMap<Key, Slot>,
+    aside: BTreeSet<Key>,
     epoch: u64,
     broken: bool,
     applies: u64,
@@ -133,6 +134,7 @@ impl State {
         if slot.current.verifies {
             return Some(Ok(Found { record: slot.current.record.clone(), set_aside: None }));
         }
+        self.aside.insert(key.clone());
         let previous = slot.previous.take();
         let note = SetAside {
             key: Some(key.clone()),
@@ -238,6 +240,30 @@ impl CheckpointStore for MemoryStore {
 
     fn epoch(&self) -> u64 {
         self.lock().epoch
+    }
+
+    fn damaged(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError> {
+        Ok(self.lock().aside.iter().filter(|key| prefix.covers(key)).cloned().collect())
+    }
+
+    fn previous(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        Ok(self.lock().applied.get(key).and_then(|slot| slot.previous.clone()))
+    }
+
+    fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Check, StoreError> {
+        let state = self.lock();
+        let mut check = Check { set_aside: state.aside.iter().cloned().collect(), ..Check::default() };
+        for (at, (key, slot)) in state.applied.iter().enumerate() {
+            if slot.current.verifies {
+                check.records += 1;
+                check.payload_bytes += slot.current.record.payload.len() as u64;
+            } else {
+                check.damaged.push((key.to_string(), "damaged on purpose".to_owned()));
+            }
+            check.previous += u64::from(slot.previous.is_some());
+            progress(at as u64 + 1, state.applied.len() as u64);
+        }
+        Ok(check)
     }
 
     fn usage(&self) -> Usage {

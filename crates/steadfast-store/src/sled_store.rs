@@ -12,10 +12,10 @@ mod fold;
 mod heal;
 mod journal;
 mod pending;
+mod reading;
 mod reclaim;
 mod tree;
-
-pub use heal::remove_copies;
+mod witness;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,14 +25,18 @@ use std::time::Duration;
 
 use crate::batch::{Batch, Change};
 use crate::error::{BackendError, StoreError};
-use crate::key::Key;
+use crate::key::{Key, Prefix};
 use crate::lock::StoreLock;
-use crate::store::{CheckpointStore, Found, Scan, Scanned, SetAside, Usage};
+use crate::record::Record;
+use crate::store::{Check, CheckpointStore, Found, Scan, Scanned, SetAside, Usage};
 
 use fold::Helper;
 use journal::{Frame, Journal};
 use pending::{Table, Tables};
 use tree::Tree;
+use witness::{Missing, Witness};
+
+pub use heal::{panic_is_expected, remove_copies, set_aside_folders};
 
 /// The format of the store as a whole.
 const FORMAT: u32 = 1;
@@ -64,8 +68,19 @@ pub struct OpenOptions {
 pub struct OpenReport {
     /// What was mended, in plain sentences; empty for a sound store.
     pub actions: Vec<String>,
-    /// The old store could not be opened at all: it was set aside, and this one began empty.
+    /// Something that was saved is not there any more, or may not be; the actions say what.
     pub lost: bool,
+}
+
+impl OpenReport {
+    fn say(&mut self, what: String) {
+        self.actions.push(what);
+    }
+
+    fn lose(&mut self, what: String) {
+        self.lost = true;
+        self.actions.push(what);
+    }
 }
 
 /// Places in the life of a store at which tests look at the folder as a crash there would leave it.
@@ -125,8 +140,10 @@ struct Writer {
 pub struct SledStore {
     writer: Mutex<Writer>,
     inner: Arc<Inner>,
+    /// The copy that is read instead of the store itself, which then stays as it is.
+    copy: Option<reading::Copy>,
     /// Last, so that it is let go of after all files are closed.
-    _lock: StoreLock,
+    _lock: Option<StoreLock>,
 }
 
 impl SledStore {
@@ -144,27 +161,70 @@ impl SledStore {
     fn open_with(dir: &Path, options: &OpenOptions, limits: Limits) -> Result<(Self, OpenReport), StoreError> {
         fs::create_dir_all(dir).map_err(|error| StoreError::from_io("create", dir, &error))?;
         let lock = StoreLock::take(dir, options.lock_wait)?;
+        let (mut store, report) = Self::open_locked(dir, limits, heal::Aside::new(dir))?;
+        store._lock = Some(lock);
+        Ok((store, report))
+    }
+
+    /// Opens a store that nobody else has open.
+    fn open_locked(dir: &Path, limits: Limits, mut aside: heal::Aside) -> Result<(Self, OpenReport), StoreError> {
         let mut report = OpenReport::default();
-        let witness = heal::Witness::read(dir);
         // First, for a newer format is refused before anything is touched.
-        let journals = journal::read_all(dir)?;
+        let mut journals = journal::read_all(dir)?;
         reclaim::finish(dir)?;
+        let witness = Witness::read(dir);
         let broken = Arc::new(AtomicBool::new(false));
-        let is_new = !dir.join("sled/db").exists();
-        let tree = Tree::open(&dir.join("sled"), Arc::clone(&broken), &mut report)?;
-        let (format, stored) = tree.own_record()?.unwrap_or((FORMAT, 0));
-        if format > FORMAT {
-            return Err(StoreError::NewerStore { path: dir.to_owned(), found: format, known: FORMAT });
+        let place = dir.join("sled");
+        let is_new = !place.join("db").exists();
+        if witness.tree_was_cut() && place.is_dir() {
+            // Before sled writes into it.
+            aside.keep(&place)?;
         }
-        let journaled = journals.iter().map(|journal| journal.epoch).max().unwrap_or(0);
-        witness.compare(tree.db(), stored.max(journaled), &mut report);
-        let epoch = stored.max(journaled).max(witness.epoch) + 1;
+        let tree = Tree::over(heal::open_mending(&place, &mut aside, &mut report)?, &place, Arc::clone(&broken));
+        let (tree, stored) = Self::trusted(dir, tree?, &broken, &mut aside, &mut report)?;
         for journal in &journals {
             if let Some(damage) = &journal.damage {
-                let copy = heal::set_file_aside(dir, &journal.path)?;
-                report.actions.push(format!("{damage}; a copy of it is kept in {}", copy.display()));
+                let copy = aside.keep(&journal.path)?;
+                report.lose(format!("{damage}; a copy of it is kept in {}", copy.display()));
+            } else if journal.is_torn {
+                let copy = aside.keep(&journal.path)?;
+                report.say(format!(
+                    "the last write to {} is not whole, as after a power cut in the middle of it, and is left out: nothing \
+                     was built on it, unless the file was damaged later; a copy is kept in {}",
+                    journal.path.display(),
+                    copy.display()
+                ));
             }
         }
+        match witness.missing(&tree, stored, &journals)? {
+            _ if report.lost => {}
+            None => {}
+            Some(Missing::Nothing { what }) => report.say(what),
+            Some(Missing::Everything) => {
+                report.lose(format!(
+                    "the store was opened {} time(s) before, and nothing of what was saved then is there any more: every \
+                     session, answer and issue that was in it is lost here",
+                    witness.epoch
+                ));
+                aside.keep(&place)?;
+            }
+            Some(Missing::Newest { why }) => {
+                let copy = aside.keep(&place)?;
+                report.lose(format!(
+                    "the store has lost what was saved last ({why}); {} records are there; a copy of its files is kept in {}",
+                    tree.count_anew()? + journals.iter().map(|journal| journal.frames.len() as u64).sum::<u64>(),
+                    copy.display()
+                ));
+            }
+        }
+        if !report.lost {
+            // What is in the tree already must not come back over what is newer.
+            let folded = tree.folded()?;
+            journals.iter_mut().filter(|journal| journal.number <= folded).for_each(|journal| journal.frames.clear());
+        }
+        let journaled = journals.iter().map(|journal| journal.epoch).max().unwrap_or(0);
+        let epoch = stored.max(journaled).max(witness.epoch) + 1;
+        aside.explain(&report);
         let inner = Inner {
             dir: dir.to_owned(),
             epoch,
@@ -178,13 +238,15 @@ impl SledStore {
             watch: Mutex::new(None),
         };
         inner.replay(&journals, epoch)?;
+        let folded = inner.tree_lock().as_ref().map_or(Ok(0), Tree::folded)?;
         // The header makes the epoch durable.
-        let journal = Journal::begin_after(dir, &journals, epoch, limits.journal)?;
+        let journal = Journal::begin_after(dir, &journals, epoch, folded, limits.journal)?;
         if is_new || !report.actions.is_empty() {
-            sync_folder(&dir.join("sled"))?;
+            sync_folder(&place)?;
             sync_folder(dir)?;
         }
-        heal::Witness::write_open(dir, epoch)?;
+        Witness::write_open(dir, epoch, journal.number())?;
+        heal::clear_mark(dir)?;
         let writer = Writer {
             journal,
             frame: Frame::default(),
@@ -194,7 +256,32 @@ impl SledStore {
             unfolded: None,
             folded: 0,
         };
-        Ok((Self { writer: Mutex::new(writer), inner: Arc::new(inner), _lock: lock }, report))
+        Ok((Self { writer: Mutex::new(writer), inner: Arc::new(inner), copy: None, _lock: None }, report))
+    }
+
+    /// The tree, once everything in it reads that must; and the epoch that it remembers.
+    fn trusted(
+        dir: &Path,
+        mut tree: Tree,
+        broken: &Arc<AtomicBool>,
+        aside: &mut heal::Aside,
+        report: &mut OpenReport,
+    ) -> Result<(Tree, u64), StoreError> {
+        let mut own = tree.own_record().and_then(|own| tree.folded().map(|_| own));
+        if heal::is_marked(dir) || !report.actions.is_empty() || matches!(own, Err(StoreError::Index { .. })) {
+            broken.store(false, Ordering::Release);
+            tree = heal::salvage(dir, tree, broken, aside, report)?;
+            own = tree.own_record();
+            let (count, found) = (tree.count()?, tree.count_anew()?);
+            if found < count && !report.lost {
+                report.lose(format!("the store has lost records: {found} of {count} are there"));
+            }
+        }
+        let (format, stored) = own?.unwrap_or((FORMAT, 0));
+        if format > FORMAT {
+            return Err(StoreError::NewerStore { path: dir.to_owned(), found: format, known: FORMAT });
+        }
+        Ok((tree, stored))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -328,8 +415,12 @@ impl Inner {
         for (sequence, changes) in journals.iter().flat_map(|journal| &journal.frames) {
             self.put_pending(changes, *sequence)?;
         }
+        let Some(newest) = journals.iter().filter(|journal| !journal.frames.is_empty()).map(|found| found.number).max()
+        else {
+            return Ok(());
+        };
         let table = std::mem::take(&mut self.tables_mut().active);
-        self.fold_table(&table, epoch).map(drop)
+        self.fold_table(&table, epoch, newest).map(drop)
     }
 }
 
@@ -350,12 +441,15 @@ fn is_internal(raw: &[u8]) -> bool {
 }
 
 /// The names of new files are durable only when their folder is.
-fn sync_folder(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| StoreError::from_io("sync", path, &error))
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
+        if self.copy.is_some() {
+            return;
+        }
         if let Err(error) = self.close() {
             // The journal stays, and the next open folds it.
             tracing::warn!(error = %error, "the store was not closed in order");
@@ -399,6 +493,9 @@ impl CheckpointStore for SledStore {
         if batch.is_empty() {
             return Ok(());
         }
+        if let Some(copy) = &self.copy {
+            return Err(StoreError::ReadOnly { path: copy.original().to_owned() });
+        }
         let mut writer = self.writer();
         let writer = &mut *writer;
         self.make_room(writer, batch)?;
@@ -422,6 +519,21 @@ impl CheckpointStore for SledStore {
         self.inner.epoch
     }
 
+    fn damaged(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError> {
+        self.inner.refuse_broken()?;
+        self.inner.tree_lock().as_ref().ok_or(StoreError::Broken)?.set_aside_keys(prefix)
+    }
+
+    fn previous(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        self.inner.refuse_broken()?;
+        self.inner.previous(key)
+    }
+
+    fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Check, StoreError> {
+        self.inner.refuse_broken()?;
+        self.inner.check(progress)
+    }
+
     fn usage(&self) -> Usage {
         let tables = self.inner.tables();
         let newest_first: Vec<&Table> = std::iter::once(&tables.active).chain(tables.frozen.as_deref()).collect();
@@ -432,5 +544,7 @@ impl CheckpointStore for SledStore {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

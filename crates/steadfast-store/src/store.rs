@@ -91,6 +91,30 @@ pub struct Scanned {
     pub set_aside: Vec<SetAside>,
 }
 
+/// What a check of everything has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Check {
+    /// Records that verify.
+    pub records: u64,
+    /// Records kept for the case that the one that replaced them does not verify one day.
+    pub previous: u64,
+    /// Bytes of all payloads that verify.
+    pub payload_bytes: u64,
+    /// Records that do not verify, and are there: key and what is wrong. They are set aside by the next reader.
+    pub damaged: Vec<(String, String)>,
+    /// Records that did not verify one day and were set aside.
+    pub set_aside: Vec<Key>,
+    /// Records that are counted and not there.
+    pub missing: u64,
+}
+
+impl Check {
+    /// Nothing is damaged, missing or set aside.
+    pub fn is_sound(&self) -> bool {
+        self.damaged.is_empty() && self.set_aside.is_empty() && self.missing == 0
+    }
+}
+
 /// Sizes, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -143,6 +167,24 @@ pub trait CheckpointStore: Send + Sync + 'static {
 
     /// Raised and made durable by each opening for writing: an older number than this one belongs to a dead process.
     fn epoch(&self) -> u64;
+
+    /// Keys under the prefix whose records did not verify one day and were set aside; their bytes are kept. In key order.
+    ///
+    /// # Errors
+    /// When the store itself failed.
+    fn damaged(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError>;
+
+    /// The record that the current one under the key has replaced, where it is kept and verifies.
+    ///
+    /// # Errors
+    /// When the store itself failed.
+    fn previous(&self, key: &Key) -> Result<Option<Record>, StoreError>;
+
+    /// Reads everything, and changes nothing. `progress` is told how many are done, of how many.
+    ///
+    /// # Errors
+    /// When the store itself failed, e.g. because a part of its files does not read.
+    fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Check, StoreError>;
 
     /// Sizes now.
     fn usage(&self) -> Usage;

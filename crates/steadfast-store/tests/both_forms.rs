@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use steadfast_core::ids::SessionId;
 use steadfast_store::{
-    Batch, CheckpointStore, Found, Key, MemoryStore, OpenOptions, Prefix, Record, RecordKind, Scan, Scanned, SledStore,
-    StoreError, Usage, encode,
+    Batch, Check, CheckpointStore, Found, Key, MemoryStore, OpenOptions, Prefix, Record, RecordKind, Scan, Scanned,
+    SledStore, StoreError, Usage, encode,
 };
 
 const KIND: RecordKind = RecordKind::new(100, 1, "sample");
@@ -45,6 +45,17 @@ impl CheckpointStore for Folded {
     fn epoch(&self) -> u64 {
         self.0.epoch()
     }
+    fn damaged(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError> {
+        self.0.damaged(prefix)
+    }
+    fn previous(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        self.0.previous(key)
+    }
+
+    fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Check, StoreError> {
+        self.0.check(progress)
+    }
+
     fn usage(&self) -> Usage {
         self.0.usage()
     }

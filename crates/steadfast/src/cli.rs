@@ -81,6 +81,9 @@ pub(crate) enum Command {
     Outbox(OutboxCommand),
     /// Remove what has been over for longer than keep_finished, now
     Prune,
+    /// Check, export or import the store
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -165,6 +168,23 @@ pub(crate) enum OutboxCommand {
     List,
     /// Try now what is not delivered yet, and say what came of it; exits with 1 when something still is not
     Flush,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read every record and verify it; exit with 1 when something is damaged, set aside or missing
+    Check,
+    /// Write every record as a line of JSON
+    Export {
+        /// Where to; - for standard output
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Make a store of an export, in a state directory that has none
+    Import {
+        /// An export, or - for standard input
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,3 +10,4 @@ pub(crate) mod orders;
 pub(crate) mod outbox;
 pub(crate) mod run;
 pub(crate) mod sim;
+pub(crate) mod store;

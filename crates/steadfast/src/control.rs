@@ -20,13 +20,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::commands::look::now_minute;
-use crate::commands::{look, orders, outbox, run};
+use crate::commands::{self, look, orders, outbox, run};
 use crate::exit::{Failure, failed};
 use crate::feed::Feed;
 use crate::report::{OutboxReport, Report};
 use crate::setup::Setup;
 use crate::wire::{
-    ErrorBody, ModelRow, PruneDone, RateReport, ResetBody, ResetDone, Roles, StatusBody, SubmitBody, Submitted,
+    CheckBody, ErrorBody, ModelRow, PruneDone, RateReport, ResetBody, ResetDone, Roles, StatusBody, SubmitBody,
+    Submitted,
 };
 
 /// What the routes work on.
@@ -86,6 +87,7 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
         .route("/v1/outbox", get(entries))
         .route("/v1/outbox/flush", post(flush))
         .merge(stream::routes())
+        .route("/v1/store/check", get(check))
         .with_state(control);
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
         // Dropped or sent: either way it is time to stop.
@@ -229,6 +231,12 @@ async fn prune(State(control): Shared) -> Result<Json<PruneDone>, Failure> {
     orders::pruned(control.handle.prune().await).map(Json)
 }
 
+async fn check(State(control): Shared) -> Result<Json<CheckBody>, Failure> {
+    let check = control
+        .read(|control| commands::store::checked(control.handle.keeper(), control.setup.state_dir(), &mut |_, _| ()));
+    check.await.map(Json)
+}
+
 async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
     let status = control.handle.status().await;
     let status = status.ok_or_else(|| Failure::Failed("steadfast is shutting down".to_owned()))?;
@@ -251,9 +259,10 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
     let shared = Arc::clone(&control);
     let rest = shared.read(move |control| {
         let keeper = control.handle.keeper();
-        Ok((look::count(keeper, &active, &queued)?, look::undelivered(keeper)?))
+        let store = look::store_status(keeper, control.setup.state_dir())?;
+        Ok((look::count(keeper, &active, &queued)?, look::undelivered(keeper)?, store))
     });
-    let (sessions, outbox) = rest.await?;
+    let (sessions, outbox, store) = rest.await?;
     Ok(Json(StatusBody {
         daemon: control.serves == Serves::Everyone,
         paused: status.paused,
@@ -261,5 +270,6 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
         rates: RateReport::all(&control.handle.meter().rates(), now_minute()),
         sessions,
         outbox,
+        store,
     }))
 }

@@ -27,10 +27,11 @@ use std::sync::OnceLock;
 
 use clap::Parser as _;
 
-use crate::cli::{BreakerCommand, Cli, Command, ConfigCommand, OutboxCommand};
+use crate::cli::{BreakerCommand, Cli, Command, ConfigCommand, OutboxCommand, StoreCommand};
 use crate::exit::{Failure, Outcome};
 
 fn main() -> ExitCode {
+    quiet_expected_panics();
     let cli = Cli::parse();
     let outcome = dispatch(cli);
     let unwritten = UNWRITTEN.get().map(|error| Failure::Failed(format!("cannot write to standard output: {error}")));
@@ -44,6 +45,16 @@ fn main() -> ExitCode {
             failure.code()
         }
     }
+}
+
+/// What the store catches and tells in its own words is not printed a second time.
+fn quiet_expected_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !steadfast_store::panic_is_expected() {
+            usual(info);
+        }
+    }));
 }
 
 fn dispatch(cli: Cli) -> Outcome {
@@ -65,6 +76,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Breaker(BreakerCommand::Reset { model }) => light(commands::breaker::reset(global, model)),
         Command::Breaker(BreakerCommand::Simulate { file }) => commands::breaker::simulate(&file),
         Command::Prune => light(commands::orders::prune(global)),
+        Command::Store(StoreCommand::Check) => light(commands::store::check(global)),
+        Command::Store(StoreCommand::Export { file }) => light(commands::store::export(global, &file)),
+        Command::Store(StoreCommand::Import { file }) => light(commands::store::import(global, &file)),
         Command::Config(ConfigCommand::Check) => commands::config::check(global),
         Command::Config(ConfigCommand::Show) => commands::config::show(global),
         Command::Sim(args) => light(commands::sim::sim(args)),

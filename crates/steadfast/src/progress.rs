@@ -360,7 +360,7 @@ fn cut(line: &str, width: usize) -> String {
 }
 
 /// A terminal that has gone is no reason to stop working.
-fn eprint(text: &str) {
+pub(crate) fn eprint(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 

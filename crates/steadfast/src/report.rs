@@ -37,6 +37,9 @@ pub(crate) struct Report {
     pub(crate) spent: SpentReport,
     pub(crate) milestones: Vec<MilestoneReport>,
     pub(crate) issues: Vec<IssueReport>,
+    /// Records of it that did not verify and are set aside: what they held is missing above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) damaged: Vec<String>,
 }
 
 /// What a session has bought.
@@ -177,6 +180,7 @@ impl Report {
             },
             milestones,
             issues: record.issues.iter().map(IssueReport::new).collect(),
+            damaged: Vec::new(),
         }
     }
 }

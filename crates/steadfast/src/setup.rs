@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use steadfast_actors::budget::{Limit, Limits};
 use steadfast_actors::settings::{IssueSettings, ModelSettings};
-use steadfast_actors::{Handle, Keeper, Settings};
+use steadfast_actors::{Handle, Keeper, KeeperError, Settings};
 use steadfast_config::{Config, Environment, Loaded, Micros, Sandbox, Sources, Tracker};
 use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::failover;
@@ -26,7 +26,7 @@ use crate::client::{Client, LOOK_AGAIN, is_locked};
 use crate::exit::{Failure, failed};
 
 /// How long a command waits for another process to let go of the store (SPEC 10).
-const STORE_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const STORE_WAIT: Duration = Duration::from_secs(10);
 
 /// Who has the store.
 pub(crate) enum Access {
@@ -279,6 +279,15 @@ impl Setup {
     /// Finds who answers for the store, or opens it. Another process that holds it and does not answer is waited for: it
     /// is starting or ending.
     pub(crate) async fn access(&self) -> Result<Access, Failure> {
+        self.access_by(async || self.open_store_within(Duration::ZERO).await).await
+    }
+
+    /// The same for a command that only looks: where nothing can be written, it reads all the same.
+    pub(crate) async fn access_to_look(&self) -> Result<Access, Failure> {
+        self.access_by(async || self.open_to_look(Duration::ZERO).await).await
+    }
+
+    async fn access_by(&self, open: impl AsyncFn() -> Result<Keeper, Failure>) -> Result<Access, Failure> {
         let start = tokio::time::Instant::now();
         loop {
             if let Some(client) = Client::connect(self.state_dir()).await {
@@ -286,7 +295,7 @@ impl Setup {
             }
             let is_last = start.elapsed() >= STORE_WAIT;
             if is_last || !is_locked(self.state_dir()) {
-                match self.open_store_within(Duration::ZERO).await {
+                match open().await {
                     Ok(keeper) => return Ok(Access::Own(keeper)),
                     // Another one was quicker.
                     Err(_) if !is_last && is_locked(self.state_dir()) => {}
@@ -304,7 +313,19 @@ impl Setup {
 
     pub(crate) async fn open_store_within(&self, wait: Duration) -> Result<Keeper, Failure> {
         let keeper = Keeper::open(self.state_dir(), wait, self.session_policy()).await;
-        keeper.map_err(|error| failed("cannot open the store", &error))
+        opened(keeper)
+    }
+
+    /// Opens the store for a command that only looks. Where nothing can be written, it reads all the same.
+    pub(crate) async fn open_to_look(&self, wait: Duration) -> Result<Keeper, Failure> {
+        match Keeper::open(self.state_dir(), wait, self.session_policy()).await {
+            Err(KeeperError::Unwritable(reason)) if self.state_dir().join("store").is_dir() => {
+                crate::progress::note(&format!("warning: {reason}: the store is only read, nothing in it is changed"));
+                let keeper = Keeper::open_for_reading(self.state_dir(), wait, self.session_policy()).await;
+                opened(keeper)
+            }
+            keeper => opened(keeper),
+        }
     }
 
     /// Starts the actors over an open store.
@@ -316,6 +337,16 @@ impl Setup {
 /// Whether a switch in the environment is on.
 pub(crate) fn is_set(name: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == "true" || value == "1")
+}
+
+/// Says what the opening had to mend.
+fn opened(keeper: Result<Keeper, KeeperError>) -> Result<Keeper, Failure> {
+    let keeper = keeper.map_err(|error| failed("cannot open the store", &error))?;
+    // A log says it, too; whoever has none must hear of it all the same.
+    if !tracing::enabled!(tracing::Level::WARN) {
+        keeper.report().iter().for_each(|line| crate::progress::note(&format!("warning: {line}")));
+    }
+    Ok(keeper)
 }
 
 /// Reads the layers of the configuration.

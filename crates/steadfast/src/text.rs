@@ -6,7 +6,7 @@ use clap::Parser as _;
 
 use crate::cli::Cli;
 use crate::report::{FileReport, MilestoneReport, OutboxReport, Report};
-use crate::wire::{ModelRow, RateRow, StatusBody};
+use crate::wire::{CheckBody, DamagedRecord, ModelRow, RateRow, StatusBody};
 
 /// A whole session: what was done, by whom, what is missing, what to do.
 pub(crate) fn report(report: &Report) -> String {
@@ -18,6 +18,14 @@ pub(crate) fn report(report: &Report) -> String {
     }
     if let Some(reason) = &report.interrupt_reason {
         let _ = writeln!(out, "interrupted: {reason}");
+    }
+    if !report.damaged.is_empty() {
+        let names = report.damaged.join(", ");
+        let _ = writeln!(
+            out,
+            "damaged: records of this session did not verify and are set aside ({names}): what they held is"
+        );
+        let _ = writeln!(out, "         missing here, or is what was saved before; commits are not touched by that");
     }
     for one in &report.milestones {
         milestone(&mut out, report, one);
@@ -238,8 +246,45 @@ pub(crate) fn status(status: &StatusBody) -> String {
         sessions.active, sessions.queued, sessions.interrupted, sessions.completed, sessions.failed, sessions.cancelled
     );
     let _ = writeln!(out, "Outbox: {} undelivered", status.outbox.undelivered);
+    let store = &status.store;
+    for line in &store.healed {
+        let _ = writeln!(out, "Store: {line}");
+    }
+    if store.set_aside_records > 0 {
+        let n = n_of(store.set_aside_records, "record");
+        let _ = writeln!(out, "Store: {n} did not verify and are set aside; `steadfast store check` names them");
+    }
+    if let Some(newest) = store.set_aside_files.last() {
+        let _ = writeln!(out, "Store: files that were damaged lie in {newest}");
+    }
     let _ = writeln!(out, "Daemon: {}", if status.daemon { "running" } else { "not running" });
     out
+}
+
+/// What a check has found.
+pub(crate) fn check(check: &CheckBody) -> String {
+    let mut out = String::new();
+    let records = n_of(usize::try_from(check.records).unwrap_or(usize::MAX), "record");
+    let _ = writeln!(out, "{records} and {} kept from before verify, {} bytes", check.previous, check.payload_bytes);
+    for line in &check.healed {
+        let _ = writeln!(out, "mended: {line}");
+    }
+    for DamagedRecord { key, reason } in &check.damaged {
+        let _ = writeln!(out, "damaged: {key}: {reason}");
+    }
+    for key in &check.set_aside {
+        let _ = writeln!(out, "set aside: {key} did not verify; its bytes are kept");
+    }
+    if check.missing > 0 {
+        let n = n_of(usize::try_from(check.missing).unwrap_or(usize::MAX), "record");
+        let _ = writeln!(out, "missing: {n} that must be there");
+    }
+    for folder in &check.set_aside_files {
+        let _ =
+            writeln!(out, "damaged files of an earlier opening lie in {folder}; remove it when you need them no more");
+    }
+    let _ = writeln!(out, "{}", if check.sound { "The store is sound." } else { "The store is damaged." });
+    harmless(&out)
 }
 
 fn rate_text(rate: &RateRow, is_share: bool) -> String {
@@ -311,6 +356,7 @@ mod tests {
             spent: SpentReport { calls: 1, input_tokens: 2, output_tokens: 3, cost: 0.0 },
             milestones,
             issues: Vec::new(),
+            damaged: Vec::new(),
         }
     }
 

@@ -75,6 +75,50 @@ pub(crate) struct StatusBody {
     pub(crate) rates: BTreeMap<String, RateReport>,
     pub(crate) sessions: SessionCounts,
     pub(crate) outbox: OutboxCounts,
+    pub(crate) store: StoreStatus,
+}
+
+/// How the store came out of its last opening.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StoreStatus {
+    /// What the opening by the process that answers had to mend, and what was lost, as sentences; empty for a sound store.
+    pub(crate) healed: Vec<String>,
+    /// Records that did not verify and are set aside.
+    pub(crate) set_aside_records: usize,
+    /// Folders in which openings have kept damaged files.
+    pub(crate) set_aside_files: Vec<String>,
+}
+
+/// `store check --json`, and `GET /v1/store/check`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CheckBody {
+    /// Nothing is damaged, set aside or missing, and the opening had nothing to mend.
+    pub(crate) sound: bool,
+    /// Records that verify.
+    pub(crate) records: u64,
+    /// Records kept beside the ones that replaced them.
+    pub(crate) previous: u64,
+    /// Bytes of all payloads.
+    pub(crate) payload_bytes: u64,
+    /// Records that are counted and not there.
+    pub(crate) missing: u64,
+    /// Records that do not verify.
+    pub(crate) damaged: Vec<DamagedRecord>,
+    /// Keys of records that did not verify one day and were set aside.
+    pub(crate) set_aside: Vec<String>,
+    /// What the opening had to mend, and what was lost.
+    pub(crate) healed: Vec<String>,
+    /// Folders in which openings have kept damaged files.
+    pub(crate) set_aside_files: Vec<String>,
+}
+
+/// A record that does not verify.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DamagedRecord {
+    pub(crate) key: String,
+    pub(crate) reason: String,
 }
 
 /// One of the five rates.

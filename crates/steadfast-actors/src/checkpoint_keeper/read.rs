@@ -60,7 +60,7 @@ pub(super) fn books(store: &dyn CheckpointStore) -> Result<Books, KeeperError> {
 }
 
 /// A head as it lies in the store: by itself, or packed with all that belongs to it.
-fn head_of(record: &Record) -> Result<Session, KeeperError> {
+pub(super) fn head_of(record: &Record) -> Result<Session, KeeperError> {
     if record.tag == FINISHED.tag {
         return Ok(decode::<SessionRecord>(FINISHED, record)?.session);
     }
@@ -75,6 +75,27 @@ impl Keeper {
     pub fn head(&self, session: &SessionId) -> Result<Option<Session>, KeeperError> {
         let found = self.store().get(&Key::session_head(session))?;
         found.map(|found| head_of(&found.record)).transpose()
+    }
+
+    /// Names of the records of a session that did not verify one day and are set aside; the head's is `head`. Empty for a
+    /// sound session, and for one that was never there.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn damaged(&self, session: &SessionId) -> Result<Vec<String>, KeeperError> {
+        let heads = self.store().damaged(&Prefix::session_heads())?;
+        let is_head = |key: &Key| key.session().as_ref() == Some(session);
+        let mut names: Vec<String> = heads.iter().filter(|key| is_head(key)).map(|_| "head".to_owned()).collect();
+        names.extend(self.store().damaged(&Prefix::session_parts(session))?.iter().map(|key| key.name().to_owned()));
+        Ok(names)
+    }
+
+    /// How many records of the whole store did not verify one day and are set aside.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn n_set_aside(&self) -> Result<usize, KeeperError> {
+        Ok(self.store().damaged(&Prefix::everything())?.len())
     }
 
     pub(super) fn packed(&self, session: &SessionId) -> Result<Option<SessionRecord>, KeeperError> {

@@ -3,7 +3,9 @@
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
-use steadfast_store::{Batch, CheckpointStore, Found, Key, MemoryStore, Scan, Scanned, StoreError, Usage};
+use steadfast_store::{
+    Batch, Check, CheckpointStore, Found, Key, MemoryStore, Prefix, Record, Scan, Scanned, StoreError, Usage,
+};
 use tokio::sync::oneshot;
 
 type Holds = Vec<(oneshot::Sender<()>, mpsc::Receiver<()>)>;
@@ -84,6 +86,18 @@ impl CheckpointStore for SlowStore {
 
     fn epoch(&self) -> u64 {
         self.inner.epoch()
+    }
+
+    fn damaged(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError> {
+        self.inner.damaged(prefix)
+    }
+
+    fn previous(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        self.inner.previous(key)
+    }
+
+    fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Check, StoreError> {
+        self.inner.check(progress)
     }
 
     fn usage(&self) -> Usage {

@@ -246,7 +246,9 @@ fn a_last_write_that_was_cut_off_is_the_normal_end_of_a_crash() {
         let file = File::options().write(true).open(journal_file(&copy)).expect("opens");
         file.write_all_at(&vec![0; 8192 - kept], last + kept as u64).expect("written");
         let (store, report) = open(&copy);
-        assert!(content(&store) == expected[3] && report == OpenReport::default(), "{kept} bytes: {report:?}");
+        assert!(content(&store) == expected[3] && !report.lost, "{kept} bytes: {report:?}");
+        // Two of the three signs of a frame are there from the twentieth byte on; then it is told.
+        assert_eq!(report.actions.len(), usize::from(kept >= 20), "{kept} bytes: {report:?}");
     }
 }
 
@@ -285,7 +287,7 @@ fn a_damaged_beginning_or_a_cut_journal_is_told_and_the_writes_are_kept() {
     copy_folder(&crashed, &headless);
     flip(&journal_file(&headless), 10);
     let (store, report) = open(&headless);
-    assert!(content(&store) == expected[4] && report.actions.len() == 1 && !report.lost, "{report:?}");
+    assert!(content(&store) == expected[4] && report.actions.len() == 1, "{report:?}");
     assert_eq!(store.epoch(), 2);
 
     let cut = base.path().join("cut");
@@ -418,6 +420,8 @@ fn the_largest_record_goes_through_the_journal_and_back() {
         batch.put(Key::meta(name), large.clone());
         store.apply(&batch).and_then(|()| store.sync()).expect("saved");
     }
+    // A crash leaves one instant of every file; a copy that takes a while must not meet the folding.
+    store.settle(&mut store.writer()).expect("folds");
     let copy = base.path().join("copy");
     copy_folder(&dir, &copy);
     for dir in [&copy, &dir] {
@@ -454,7 +458,7 @@ const CHILD: &str = "STEADFAST_STORE_TEST_CHILD";
 fn child_that_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };
     let (store, report) = open(Path::new(&dir));
-    assert_eq!(report, OpenReport::default());
+    assert!(!report.lost, "{report:?}");
     let first = last_number(&store) + 1;
     let commit = GroupCommit::start(Arc::new(store)).expect("starts");
     for number in first.. {
@@ -502,7 +506,8 @@ fn nothing_that_was_acknowledged_is_lost_when_the_process_is_killed_again_and_ag
         child.kill().and_then(|()| child.wait()).expect("killed");
         assert_eq!(left, 0, "round {round}: the child ended by itself");
         let (store, report) = open(dir.path());
-        assert_eq!(report, OpenReport::default(), "round {round}");
+        // A kill in the middle of a write may leave half of it, which is told.
+        assert!(!report.lost, "round {round}: {report:?}");
         let last = last_number(&store);
         assert!(last >= saved, "round {round}: {saved} was acknowledged, {last} is there");
         for number in last.saturating_sub(39).max(1)..=last {

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use super::journal::{self, Journal};
 use super::pending::{Entry, Table};
 use super::tree::{Fold, Tree};
-use super::{FORMAT, Inner, OpenReport, SledStore, Step, Writer, heal};
+use super::witness::Witness;
+use super::{FORMAT, Inner, SledStore, Step, Writer, heal};
 use crate::error::{BackendError, StoreError};
 use crate::key::Key;
 
@@ -40,13 +41,11 @@ fn panicked<T>() -> Result<T, StoreError> {
 }
 
 impl Inner {
-    /// Moves a table into the tree. On disk when this returns; answers its bytes.
+    /// Moves a table into the tree, which holds the journals up to `folded` then. On disk when this returns; answers its
+    /// bytes.
     ///
     /// A crash in the middle leaves some of it there; the journal is whole until then and is folded once more.
-    pub(super) fn fold_table(&self, table: &Table, epoch: u64) -> Result<u64, StoreError> {
-        if table.is_empty() {
-            return Ok(0);
-        }
+    pub(super) fn fold_table(&self, table: &Table, epoch: u64, folded: u64) -> Result<u64, StoreError> {
         heal::require_space(&self.dir, 2 * table.bytes() as u64)?;
         let mut bytes = 0;
         let mut entries = table.iter().peekable();
@@ -62,7 +61,7 @@ impl Inner {
             // Other folders keep their readers: only a swap of the tree needs it alone, and that is not under way.
             let tree = self.tree_lock();
             let tree = tree.as_ref().ok_or(StoreError::Broken)?;
-            tree.set_own_record(FORMAT, epoch)?;
+            tree.set_own_record(FORMAT, epoch, folded.max(tree.folded()?))?;
             tree.sync()?;
         }
         self.at(Step::TreeSynced);
@@ -72,9 +71,10 @@ impl Inner {
     /// Folds the frozen table and frees its journal.
     fn fold_frozen(&self, journal: &mut Journal) -> Result<u64, StoreError> {
         let Some(frozen) = self.tables().frozen.clone() else { return Ok(0) };
-        let result = self.fold_table(&frozen, self.epoch).and_then(|bytes| {
+        let result = self.fold_table(&frozen, self.epoch, journal.number()).and_then(|bytes| {
             // The active one has the number in between.
-            journal.begin_again(journal.number() + 2, self.epoch)?;
+            let number = journal.number();
+            journal.begin_again(number + 2, self.epoch, number + 1, 2 * self.limits.journal)?;
             Ok(bytes)
         });
         match result {
@@ -107,6 +107,10 @@ fn fold_piece<'a>(
         if fold.added >= PIECE_BYTES {
             break;
         }
+    }
+    if fold.count != 0 {
+        let count = tree.count()?.saturating_add_signed(fold.count);
+        tree.put_count(&mut fold.changes, count);
     }
     tree.apply(fold.changes)?;
     Ok((fold.added, fold.removed))
@@ -162,8 +166,16 @@ impl SledStore {
         self.sync_frame(writer)?;
         let next = match writer.spare.take() {
             Some(journal) => journal,
-            None => Journal::begin(&self.inner.dir, writer.journal.number() + 1, self.inner.epoch)?,
+            None => {
+                let number = writer.journal.number();
+                Journal::begin(&self.inner.dir, number + 1, self.inner.epoch, number, u64::MAX)?
+            }
         };
+        // Before it takes a write, so that its loss would be noticed.
+        if let Err(error) = Witness::write_open(&self.inner.dir, self.inner.epoch, next.number()) {
+            writer.spare = Some(next);
+            return Err(error);
+        }
         let mut full = std::mem::replace(&mut writer.journal, next);
         {
             let mut tables = self.inner.tables_mut();
@@ -222,7 +234,7 @@ impl SledStore {
     }
 
     /// Syncs, folds, and leaves an empty journal; then closes the tree.
-    pub(super) fn close(&self) -> Result<(), StoreError> {
+    pub(crate) fn close(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let writer = &mut *writer;
         if self.inner.broken.load(Ordering::Acquire) {
@@ -232,13 +244,18 @@ impl SledStore {
             }
             return Ok(());
         }
+        if self.inner.tree_lock().is_none() {
+            // Closed before.
+            return Ok(());
+        }
         self.settle(writer)?;
         self.sync_frame(writer)?;
         if writer.journal.bytes() > journal::BLOCK {
             let table = std::mem::take(&mut self.inner.tables_mut().active);
-            writer.folded += self.inner.fold_table(&table, self.inner.epoch)?;
+            let number = writer.journal.number();
+            writer.folded += self.inner.fold_table(&table, self.inner.epoch, number)?;
             // The file stays with its first block, so that the next open has no name to make durable.
-            writer.journal.begin_again(writer.journal.number() + 2, self.inner.epoch)?;
+            writer.journal.begin_again(number + 2, self.inner.epoch, number, journal::BLOCK)?;
             self.inner.at(Step::Retired);
             writer.journal.shrink_to(journal::BLOCK)?;
         }
@@ -246,14 +263,15 @@ impl SledStore {
             spare.remove()?;
         }
         let path = self.inner.dir.join("sled");
+        let folded = self.inner.tree_lock().as_ref().map_or(Ok(0), Tree::folded)?;
         if let Some(tree) = self.inner.tree_lock_mut().take() {
             drop(tree);
             if writer.folded > SNAPSHOT_BYTES {
                 // sled writes its snapshot when it opens.
-                drop(Tree::open(&path, Arc::clone(&self.inner.broken), &mut OpenReport::default())?);
+                drop(Tree::open(&path, Arc::clone(&self.inner.broken))?);
             }
         }
-        heal::Witness::write_closed(&self.inner.dir, self.inner.epoch);
+        Witness::write_closed(&self.inner.dir, self.inner.epoch, folded);
         Ok(())
     }
 }

@@ -1,18 +1,50 @@
-//! Opens sled, and mends what a crash in the middle of sled's own recovery leaves behind.
+//! Opens sled, and mends what damage and a crash in the middle of sled's own recovery leave behind.
 //!
 //! A kill while sled writes `snap.*.generating` makes every later open fail with `Corruption`, though nothing is lost:
 //! without that file, or without all snapshots, the log is read again. So: keep a copy of everything once, try without
 //! the one, then without the others, and only then set the store aside and begin an empty one.
+//!
+//! A damaged page shows only when it is read. Whoever meets one leaves a mark, and the next open copies what still reads
+//! into a fresh tree.
 
+use std::cell::Cell;
 use std::fs;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use super::{OpenReport, translate};
+use super::tree::Tree;
+use super::{OpenReport, sync_folder, translate};
 use crate::error::{BackendError, StoreError};
 
-/// Copies of broken stores that are kept beside the store; older ones go first.
-const MAX_ASIDE: usize = 2;
+/// Folders of files that were set aside, one for each opening that found damage; older ones go first.
+const MAX_ASIDE: usize = 4;
+/// Says that the tree did not read in some place.
+const UNREADABLE: &str = "unreadable";
+/// Bytes that are copied in one batch.
+const PIECE_BYTES: usize = 256 << 10;
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread is caught and told as an error: sled panics on some damaged files. A panic hook need not
+/// print it.
+pub fn panic_is_expected() -> bool {
+    QUIET.get()
+}
+
+/// Turns a panic of sled into a value.
+pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    let before = QUIET.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(before);
+    result
+}
 
 fn config(path: &Path) -> sled::Config {
     sled::Config::new()
@@ -22,65 +54,6 @@ fn config(path: &Path) -> sled::Config {
         // The keeper flushes; a timer would only add writes that nobody waits for.
         .flush_every_ms(None)
         .mode(sled::Mode::LowSpace)
-}
-
-/// A small file beside the tree that tells what the tree must at least hold, for sled opens an emptied file as a new
-/// store, without a word.
-pub(super) struct Witness {
-    /// The last epoch that was begun here.
-    pub(super) epoch: u64,
-    /// Bytes of sled's file when it was last closed in order; `None` after a crash.
-    closed_bytes: Option<u64>,
-    /// Bytes of sled's file now, before sled opens and extends it.
-    found_bytes: u64,
-}
-
-const WITNESS: &str = "epoch";
-
-impl Witness {
-    /// A file that is missing or does not read says nothing.
-    pub(super) fn read(dir: &Path) -> Self {
-        let text = fs::read_to_string(dir.join(WITNESS)).unwrap_or_default();
-        let mut numbers = text.split_whitespace().map(|number| number.parse::<u64>().ok());
-        let epoch = numbers.next().flatten().unwrap_or(0);
-        let found_bytes = fs::metadata(dir.join("sled/db")).map_or(0, |data| data.len());
-        Self { epoch, closed_bytes: numbers.next().flatten(), found_bytes }
-    }
-
-    /// Not synced, for that would make each open slower: what a power cut leaves of it says less, and nothing false.
-    fn write(dir: &Path, text: &str) -> std::io::Result<()> {
-        let temporary = dir.join(".epoch.tmp");
-        fs::write(&temporary, text)?;
-        fs::rename(&temporary, dir.join(WITNESS))
-    }
-
-    pub(super) fn write_open(dir: &Path, epoch: u64) -> Result<(), StoreError> {
-        Self::write(dir, &format!("{epoch}\n")).map_err(|error| StoreError::from_io("write to", dir, &error))
-    }
-
-    pub(super) fn write_closed(dir: &Path, epoch: u64) {
-        if let Ok(data) = fs::metadata(dir.join("sled/db")) {
-            // Without it the next start just knows less.
-            let _ = Self::write(dir, &format!("{epoch} {}\n", data.len()));
-        }
-    }
-
-    /// Says when the tree holds less than it must.
-    pub(super) fn compare(&self, tree: &sled::Db, found: u64, report: &mut OpenReport) {
-        if found < self.epoch && !report.lost {
-            report.lost = found == 0;
-            let kept = tree.len();
-            report.actions.push(format!(
-                "the store has lost records: it remembers start {found} of {}, and holds {kept} values; what was \
-                 committed lies on the sessions' branches",
-                self.epoch
-            ));
-        } else if self.closed_bytes.is_some_and(|closed| self.found_bytes < closed) {
-            report
-                .actions
-                .push("the store's file is shorter than when it was closed: its newest records may be lost".to_owned());
-        }
-    }
 }
 
 /// Chooses files by name.
@@ -93,25 +66,60 @@ enum Failed {
     Refused(StoreError),
 }
 
+/// sled says these of files that are cut or empty.
+pub(super) fn is_damage(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Io(error) => {
+            matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::Other)
+        }
+        _ => true,
+    }
+}
+
+/// How long sled's own lock is waited for. Whoever is here holds the store's lock, so only a child that was just forked, and
+/// has not begun its program yet, can hold it still, with a file that the parent has closed.
+const SLED_LOCK_WAIT: Duration = Duration::from_secs(5);
+
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
+
 fn attempt(path: &Path) -> Result<sled::Db, Failed> {
-    match catch_unwind(AssertUnwindSafe(|| config(path).open())) {
-        Ok(Ok(tree)) => Ok(tree),
-        Ok(Err(sled::Error::Io(error))) => match error.kind() {
-            // sled says these of files that are cut or empty.
-            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData | std::io::ErrorKind::Other => {
-                Err(Failed::Damaged(error.to_string()))
+    let begun = Instant::now();
+    let opened = loop {
+        match quietly(|| config(path).open()) {
+            Ok(Err(error)) if is_locked(&error) => {
+                if begun.elapsed() >= SLED_LOCK_WAIT {
+                    let (path, holder, waited) = (path.to_owned(), None, begun.elapsed());
+                    return Err(Failed::Refused(StoreError::Locked { path, holder, waited }));
+                }
+                thread::sleep(Duration::from_millis(2));
             }
-            _ => Err(Failed::Refused(translate(path, "open", &sled::Error::Io(error)))),
-        },
-        Ok(Err(error)) => Err(Failed::Damaged(error.to_string())),
+            opened => break opened,
+        }
+    };
+    match opened {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(error)) if is_damage(&error) => Err(Failed::Damaged(error.to_string())),
+        Ok(Err(error)) => Err(Failed::Refused(translate(path, "open", &error))),
         Err(panic) => {
-            Err(Failed::Damaged(panic.downcast_ref::<String>().cloned().unwrap_or("sled panicked".to_owned())))
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let first = text.and_then(|text| text.lines().next()).unwrap_or("sled panicked");
+            Err(Failed::Damaged(first.to_owned()))
         }
     }
 }
 
+/// Opens the tree at `path` as it is.
+pub(super) fn open(path: &Path) -> Result<sled::Db, StoreError> {
+    attempt(path).map_err(|failed| match failed {
+        Failed::Refused(error) => error,
+        Failed::Damaged(reason) => StoreError::Index { source: BackendError::new(reason) },
+    })
+}
+
 /// Opens the tree at `path`, mending it where that is needed.
-pub(super) fn open(path: &Path, report: &mut OpenReport) -> Result<sled::Db, StoreError> {
+pub(super) fn open_mending(path: &Path, aside: &mut Aside, report: &mut OpenReport) -> Result<sled::Db, StoreError> {
     if path.is_file() {
         return Err(StoreError::NotADirectory { path: path.to_owned() });
     }
@@ -121,8 +129,8 @@ pub(super) fn open(path: &Path, report: &mut OpenReport) -> Result<sled::Db, Sto
         Err(Failed::Refused(error)) => return Err(error),
         Err(Failed::Damaged(reason)) => reason,
     };
-    let copy = set_copy_aside(path)?;
-    report.actions.push(format!("the store did not open ({first}); a copy of it is kept in {}", copy.display()));
+    let copy = aside.keep(path)?;
+    report.say(format!("the store did not open ({first}); a copy of it is kept in {}", copy.display()));
     let steps: [(&str, Doomed); 2] = [
         ("an unfinished snapshot", |name| name.starts_with("snap.") && name.ends_with(".generating")),
         ("all snapshots, so that the log is read again", |name| name.starts_with("snap.")),
@@ -131,9 +139,7 @@ pub(super) fn open(path: &Path, report: &mut OpenReport) -> Result<sled::Db, Sto
         let n_removed = remove(path, doomed)?;
         match attempt(path) {
             Ok(tree) => {
-                report
-                    .actions
-                    .push(format!("removed {what} ({n_removed} file(s)), and the store opened; nothing is lost"));
+                report.say(format!("removed {what} ({n_removed} file(s)), and the store opened"));
                 return Ok(tree);
             }
             Err(Failed::Refused(error)) => return Err(error),
@@ -142,16 +148,104 @@ pub(super) fn open(path: &Path, report: &mut OpenReport) -> Result<sled::Db, Sto
     }
     let failed = |error: std::io::Error| StoreError::from_io("set aside", path, &error);
     fs::remove_dir_all(path).map_err(failed)?;
-    report.lost = true;
-    report.actions.push(format!(
-        "the store could not be mended and begins empty; the old one lies in {}: sessions that were under way are found \
-         again by their branches",
+    report.lose(
+        "the store could not be mended and begins empty: every session, answer and issue that was in it is lost here"
+            .to_owned(),
+    );
+    open(path)
+}
+
+/// Leaves the mark. Best effort: without it the next reader meets the same place.
+pub(super) fn mark_unreadable(tree: &Path) {
+    if let Some(dir) = tree.parent() {
+        let _ = fs::write(dir.join(UNREADABLE), "");
+    }
+}
+
+pub(super) fn is_marked(dir: &Path) -> bool {
+    dir.join(UNREADABLE).exists()
+}
+
+pub(super) fn clear_mark(dir: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(dir.join(UNREADABLE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::from_io("clean", dir, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Reads everything; where that does not go through, copies what reads into a fresh tree that takes its place.
+pub(super) fn salvage(
+    dir: &Path,
+    tree: Tree,
+    broken: &Arc<AtomicBool>,
+    aside: &mut Aside,
+    report: &mut OpenReport,
+) -> Result<Tree, StoreError> {
+    let expected = quietly(|| tree.count()).ok().and_then(Result::ok);
+    if quietly(|| tree.count_anew()).is_ok_and(|count| count.is_ok()) {
+        return Ok(tree);
+    }
+    let (place, fresh, old) = (dir.join("sled"), dir.join("sled.new"), dir.join("sled.old"));
+    let copy = aside.keep(&place)?;
+    let failed = |error: std::io::Error| StoreError::from_io("mend", &place, &error);
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh).map_err(failed)?;
+    }
+    let saved = Tree::open(&fresh, Arc::new(AtomicBool::new(false)))?;
+    // Each key space from both ends, so that a page that does not read hides its neighbours only where two do not.
+    for space in [&b"!"[..], b"b/", b"c/", b"h/", b"m/", b"o/", b"p/", b"q/", b"bad/", b"~/"] {
+        for is_forward in [true, false] {
+            copy_readable(tree.db(), space, is_forward, &saved)?;
+        }
+    }
+    let count = saved.count_anew()?;
+    let mut changes = sled::Batch::default();
+    saved.put_count(&mut changes, count);
+    saved.apply(changes)?;
+    saved.sync()?;
+    drop(saved);
+    // sled may fail once more over its damaged files when it ends.
+    let _ = quietly(move || drop(tree));
+    sync_folder(&fresh)?;
+    if old.exists() {
+        fs::remove_dir_all(&old).map_err(failed)?;
+    }
+    fs::rename(&place, &old).and_then(|()| fs::rename(&fresh, &place)).map_err(failed)?;
+    sync_folder(dir)?;
+    fs::remove_dir_all(&old).map_err(failed)?;
+    let of = expected.map_or(String::new(), |expected| format!(" of {expected}"));
+    report.lose(format!(
+        "a part of the store does not read: {count}{of} records were saved from it, the others are lost here; a copy of \
+         it is kept in {}",
         copy.display()
     ));
-    match attempt(path) {
-        Ok(tree) => Ok(tree),
-        Err(Failed::Refused(error)) => Err(error),
-        Err(Failed::Damaged(reason)) => Err(StoreError::Index { source: BackendError::new(reason) }),
+    Tree::open(&place, Arc::clone(broken))
+}
+
+/// Copies until the end of the key space, or the first error.
+fn copy_readable(db: &sled::Db, space: &[u8], is_forward: bool, to: &Tree) -> Result<(), StoreError> {
+    let mut last: Option<sled::IVec> = None;
+    let mut next = |entries: &mut sled::Iter| {
+        let entry = quietly(|| if is_forward { entries.next() } else { entries.next_back() });
+        let (key, value) = entry.ok()??.ok()?;
+        // A damaged tree must not lead round in a circle.
+        let moves = last.as_ref().is_none_or(|last| if is_forward { key > *last } else { key < *last });
+        last = Some(key.clone());
+        moves.then_some((key, value))
+    };
+    let mut entries = db.scan_prefix(space);
+    loop {
+        let mut changes = sled::Batch::default();
+        let mut bytes = 0;
+        while bytes < PIECE_BYTES {
+            let Some((key, value)) = next(&mut entries) else { break };
+            bytes += key.len() + value.len();
+            changes.insert(key, value);
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        to.apply(changes)?;
     }
 }
 
@@ -159,8 +253,10 @@ pub(super) fn open(path: &Path, report: &mut OpenReport) -> Result<sled::Db, Sto
 fn writable(path: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(path).map_err(|error| StoreError::from_io("create", path, &error))?;
     let probe = path.join(".writable");
-    let probed = fs::write(&probe, [0u8; 1]).and_then(|()| fs::remove_file(&probe));
-    probed.map_err(|error| StoreError::from_io("write to", path, &error))
+    let written = fs::write(&probe, [0u8; 1]);
+    // A full disk takes the name and not the byte.
+    let removed = fs::remove_file(&probe);
+    written.and(removed).map_err(|error| StoreError::from_io("write to", path, &error))
 }
 
 fn remove(path: &Path, doomed: Doomed) -> Result<usize, StoreError> {
@@ -176,35 +272,74 @@ fn remove(path: &Path, doomed: Doomed) -> Result<usize, StoreError> {
     Ok(n_removed)
 }
 
-/// Copies the broken store beside it.
-fn set_copy_aside(path: &Path) -> Result<PathBuf, StoreError> {
-    let failed = |error: std::io::Error| StoreError::from_io("copy", path, &error);
-    let copy = next_aside(path.parent().unwrap_or(path))?;
-    copy_all(path, &copy).map_err(failed)?;
-    Ok(copy)
+/// Where an opening keeps what it found damaged: one folder `broken-<n>`, made when it is needed.
+pub(super) struct Aside {
+    dir: PathBuf,
+    folder: Option<PathBuf>,
+    /// A copy is worked on: what is damaged stays in the original, in this folder.
+    original: Option<PathBuf>,
 }
 
-/// Copies a damaged journal beside the store.
-pub(super) fn set_file_aside(dir: &Path, path: &Path) -> Result<PathBuf, StoreError> {
-    let copy = next_aside(dir)?;
-    let copied =
-        fs::create_dir_all(&copy).and_then(|()| fs::copy(path, copy.join(path.file_name().unwrap_or_default())));
-    copied.map_err(|error| StoreError::from_io("copy", path, &error))?;
-    Ok(copy)
+impl Aside {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), folder: None, original: None }
+    }
+
+    /// For a copy of the store in `original`: nothing need be kept.
+    pub(super) fn in_original(original: &Path) -> Self {
+        Self { dir: PathBuf::new(), folder: None, original: Some(original.to_owned()) }
+    }
+
+    /// Copies a file, or a folder with all that is in it. Once; what is there from before in this opening is older and stays.
+    pub(super) fn keep(&mut self, path: &Path) -> Result<PathBuf, StoreError> {
+        if let Some(original) = &self.original {
+            return Ok(original.join(path.file_name().unwrap_or_default()));
+        }
+        let folder = match &self.folder {
+            Some(folder) => folder.clone(),
+            None => next_aside(&self.dir)?,
+        };
+        self.folder = Some(folder.clone());
+        let copy = folder.join(path.file_name().unwrap_or_default());
+        let copied = fs::create_dir_all(&folder).and_then(|()| match path.is_dir() {
+            _ if copy.exists() => Ok(()),
+            true => copy_all(path, &copy),
+            false => fs::copy(path, &copy).map(drop),
+        });
+        copied.map_err(|error| StoreError::from_io("copy", path, &error))?;
+        Ok(copy)
+    }
+
+    /// Leaves a word beside the copies for whoever finds them later.
+    pub(super) fn explain(&self, report: &OpenReport) {
+        if let Some(folder) = &self.folder {
+            // The report is told to whoever opens the store in any case.
+            let _ = fs::write(folder.join("why.txt"), report.actions.join("\n") + "\n");
+        }
+    }
+}
+
+/// The numbers of the folders of set-aside files, smallest first.
+fn aside_numbers(parent: &Path) -> Vec<u32> {
+    let entries = fs::read_dir(parent).into_iter().flatten();
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("broken-")?.parse().ok();
+    let mut numbers: Vec<u32> = entries.flatten().filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Folders in which earlier openings of the store in `dir` have kept damaged files, oldest first.
+pub fn set_aside_folders(dir: &Path) -> Vec<PathBuf> {
+    aside_numbers(dir).into_iter().map(|number| dir.join(format!("broken-{number}"))).collect()
 }
 
 /// The next free name for a copy; lets go of the oldest copies.
 fn next_aside(parent: &Path) -> Result<PathBuf, StoreError> {
-    let failed = |error: std::io::Error| StoreError::from_io("copy into", parent, &error);
-    let mut numbers: Vec<u32> = fs::read_dir(parent)
-        .map_err(failed)?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("broken-")?.parse().ok())
-        .collect();
-    numbers.sort_unstable();
+    let mut numbers = aside_numbers(parent);
     let next = numbers.last().map_or(1, |last| last + 1);
     while numbers.len() >= MAX_ASIDE {
-        let oldest = numbers.remove(0);
-        fs::remove_dir_all(parent.join(format!("broken-{oldest}"))).map_err(failed)?;
+        let oldest = parent.join(format!("broken-{}", numbers.remove(0)));
+        fs::remove_dir_all(&oldest).map_err(|error| StoreError::from_io("remove", &oldest, &error))?;
     }
     Ok(parent.join(format!("broken-{next}")))
 }
@@ -238,7 +373,7 @@ pub(super) fn require_space(dir: &Path, bytes: u64) -> Result<(), StoreError> {
     }
 }
 
-fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(super) fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -27,6 +27,9 @@ const FILE_MAGIC: &[u8; 4] = b"SFJ1";
 const FRAME_MAGIC: &[u8; 4] = b"SFF1";
 const FRAME_HEADER: usize = 36;
 const FILE_HEADER: usize = 28;
+/// Behind the header; programs that do not know it leave zeros there and read over it.
+const EXTENSION_MAGIC: &[u8; 4] = b"SFX1";
+const EXTENSION_END: usize = 56;
 /// Space is taken from the file system in pieces of this size, so that few syncs have to write the file's length.
 const RESERVE_BYTES: u64 = 4 << 20;
 /// More than any batch should hold; a length above it is damage.
@@ -50,12 +53,30 @@ fn path_of(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("journal-{}", number % N_FILES))
 }
 
-fn file_header(number: u64, epoch: u64) -> Vec<u8> {
+/// What a file's header says.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    number: u64,
+    epoch: u64,
+    /// The journal that is in the tree, or in another file.
+    needs: u64,
+    /// The file is at least so long.
+    file_bytes: u64,
+}
+
+fn file_header(header: Header) -> Vec<u8> {
+    let Header { number, epoch, needs, file_bytes } = header;
     let mut bytes = Vec::with_capacity(BLOCK as usize);
     bytes.extend_from_slice(FILE_MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
     bytes.extend_from_slice(&number.to_le_bytes());
     bytes.extend_from_slice(&epoch.to_le_bytes());
+    let sum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes.extend_from_slice(EXTENSION_MAGIC);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&needs.to_le_bytes());
+    bytes.extend_from_slice(&file_bytes.to_le_bytes());
     let sum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
     bytes.resize(BLOCK as usize, 0);
@@ -149,42 +170,61 @@ pub(super) struct Journal {
     end: u64,
     /// Length of the file.
     reserved: u64,
+    header: Header,
+    /// The file has grown since its header was written.
+    has_grown: bool,
 }
 
 impl Journal {
-    /// Begins the next file after these, whose frames are in the tree.
-    pub(super) fn begin_after(dir: &Path, found: &[Found], epoch: u64, bound: u64) -> Result<Self, StoreError> {
-        let number = found.iter().map(|journal| journal.number).max().unwrap_or(0) + 1;
-        let Some((newest, older)) = found.split_last() else { return Self::begin(dir, number, epoch) };
+    /// Begins the next file after these, whose frames are in the tree. `folded`: the last journal that is in the tree.
+    pub(super) fn begin_after(
+        dir: &Path,
+        found: &[Found],
+        epoch: u64,
+        folded: u64,
+        bound: u64,
+    ) -> Result<Self, StoreError> {
+        // Not below what the tree knows, for a number that it has is one that it need not look for.
+        let number = found.iter().map(|journal| journal.number).max().unwrap_or(0).max(folded) + 1;
+        let Some((newest, older)) = found.split_last() else { return Self::begin(dir, number, epoch, folded, bound) };
         // The oldest goes first: one that outlived a newer one would bring old records back. The newest one is begun
         // again in one write, for its header holds the last epoch.
         older.iter().try_for_each(|journal| remove(&journal.path))?;
         let number = if path_of(dir, number) == newest.path { number } else { number + 1 };
-        let mut journal = Self::begin(dir, number, epoch)?;
+        let mut journal = Self::begin(dir, number, epoch, folded, 2 * bound)?;
         journal.shrink_to(2 * bound)?;
         Ok(journal)
     }
 
     /// Begins a file for this number, made where it is missing. On disk with its name when this returns.
-    pub(super) fn begin(dir: &Path, number: u64, epoch: u64) -> Result<Self, StoreError> {
+    pub(super) fn begin(dir: &Path, number: u64, epoch: u64, needs: u64, bound: u64) -> Result<Self, StoreError> {
         let path = path_of(dir, number);
         let failed = |error: std::io::Error| StoreError::from_io("open", &path, &error);
         let is_new = !path.exists();
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         let reserved = file.metadata().map_err(failed)?.len();
-        let mut journal = Self { file, path, number, end: BLOCK, reserved };
-        journal.begin_again(number, epoch)?;
+        let header = Header { number, epoch, needs, file_bytes: 0 };
+        let mut journal = Self { file, path, number, end: BLOCK, reserved, header, has_grown: false };
+        journal.begin_again(number, epoch, needs, bound)?;
         if is_new {
             sync_folder(dir)?;
         }
         Ok(journal)
     }
 
-    /// Forgets the frames and takes a higher number. On disk when this returns.
-    pub(super) fn begin_again(&mut self, number: u64, epoch: u64) -> Result<(), StoreError> {
+    /// Forgets the frames and takes a higher number. On disk when this returns. `needs`: the journal before it, which is in
+    /// the tree or in the other file; `bound`: the caller may shorten the file to so much.
+    pub(super) fn begin_again(&mut self, number: u64, epoch: u64, needs: u64, bound: u64) -> Result<(), StoreError> {
         let failed = |error: std::io::Error| StoreError::from_io("write to", &self.path, &error);
-        self.file.write_all_at(&file_header(number, epoch), 0).map_err(failed)?;
+        let header = Header { number, epoch, needs, file_bytes: self.reserved.min(bound).max(BLOCK) };
+        let mut bytes = file_header(header);
+        if self.reserved >= 2 * BLOCK {
+            // A frame of an earlier use must not pass for a first one that did not come through.
+            bytes.resize(2 * BLOCK as usize, 0);
+        }
+        self.file.write_all_at(&bytes, 0).map_err(failed)?;
         self.file.sync_data().map_err(failed)?;
+        (self.header, self.has_grown) = (header, false);
         self.number = number;
         self.end = BLOCK;
         self.reserved = self.reserved.max(BLOCK);
@@ -226,6 +266,7 @@ impl Journal {
             match fallocate(&self.file, FallocateFlags::empty(), self.reserved, more) {
                 Ok(()) => {
                     self.reserved += more;
+                    self.has_grown = true;
                     return Ok(());
                 }
                 // Not every file system can; there the write itself takes the space.
@@ -251,6 +292,12 @@ impl Journal {
         self.end += bytes.len() as u64;
         self.reserved = reserved;
         frame.clear();
+        if std::mem::take(&mut self.has_grown) {
+            // So that a file that is cut in front of its first frame still tells. The length that it names is on disk, so
+            // this need not be synced; without it the next start just knows less.
+            self.header.file_bytes = self.reserved;
+            let _ = self.file.write_all_at(&file_header(self.header), 0);
+        }
         Ok(())
     }
 }
@@ -261,11 +308,15 @@ pub(super) struct Found {
     pub(super) path: PathBuf,
     pub(super) number: u64,
     pub(super) epoch: u64,
+    /// The journal that must be in the tree or in the other file; 0 when nothing is known.
+    pub(super) needs: u64,
     is_sound: bool,
     /// In order, each with its sequence number.
     pub(super) frames: Vec<(u64, Vec<Change>)>,
-    /// What is wrong with it, as a sentence; a last write that was cut off is nothing wrong.
+    /// What is wrong with it, as a sentence.
     pub(super) damage: Option<String>,
+    /// Its last write does not verify: the normal end of a power cut, and what a damaged last block looks like.
+    pub(super) is_torn: bool,
 }
 
 /// Reads the journals that are there, the oldest first.
@@ -294,11 +345,10 @@ pub(super) fn read_all(dir: &Path) -> Result<Vec<Found>, StoreError> {
 fn read_one(dir: &Path, path: PathBuf, file: &File) -> Result<Found, StoreError> {
     let failed = |error: std::io::Error| StoreError::from_io("read", &path, &error);
     let length = file.metadata().map_err(failed)?.len();
-    let mut header = [0u8; FILE_HEADER];
-    let has_header = length >= FILE_HEADER as u64;
-    if has_header {
-        file.read_exact_at(&mut header, 0).map_err(failed)?;
-    }
+    let mut header = [0u8; EXTENSION_END];
+    let n_header = length.min(EXTENSION_END as u64) as usize;
+    file.read_exact_at(&mut header[..n_header], 0).map_err(failed)?;
+    let has_header = n_header >= FILE_HEADER;
     let mut found = Found::default();
     let is_sound = has_header && &header[..4] == FILE_MAGIC && crc32fast::hash(&header[..24]) == u32_at(&header, 24);
     if is_sound {
@@ -309,8 +359,14 @@ fn read_one(dir: &Path, path: PathBuf, file: &File) -> Result<Found, StoreError>
         (found.number, found.epoch) = (u64_at(&header, 8), u64_at(&header, 16));
     }
     found.is_sound = is_sound;
+    let mut file_bytes = 0;
+    let has_extension = is_sound && &header[28..32] == EXTENSION_MAGIC;
+    if has_extension && crc32fast::hash(&header[..52]) == u32_at(&header, 52) {
+        (found.needs, file_bytes) = (u64_at(&header, 36), u64_at(&header, 44));
+    }
     let mut at = BLOCK;
-    let (mut file_bytes, mut n_bad, mut bad_before_frame) = (0, 0u32, 0u32);
+    let mut end = BLOCK;
+    let (mut n_bad, mut bad_before_frame) = (0, 0u32);
     let mut window = Window { file, length, start: 0, bytes: Vec::new() };
     while at < length {
         // Without a header the first frame says which number counts; frames of another use have another one.
@@ -328,6 +384,7 @@ fn read_one(dir: &Path, path: PathBuf, file: &File) -> Result<Found, StoreError>
                 n_bad = 0;
                 found.frames.push((sequence, changes));
                 at += space;
+                end = at;
             }
             None => {
                 n_bad += 1;
@@ -335,6 +392,8 @@ fn read_one(dir: &Path, path: PathBuf, file: &File) -> Result<Found, StoreError>
             }
         }
     }
+    let last = found.frames.last().map(|(sequence, _)| *sequence);
+    found.is_torn = is_sound && window.is_torn_frame(end, found.number, found.epoch, last).map_err(failed)?;
     let frames = found.frames.len();
     found.damage = if bad_before_frame > 0 {
         Some(format!("{} is damaged in {bad_before_frame} place(s) between its {frames} sound writes", path.display()))
@@ -380,6 +439,26 @@ impl Window<'_> {
         }
         let from = (at - self.start) as usize;
         Ok(&self.bytes[from..from + length])
+    }
+
+    /// Whether the block behind the last frame looks like one that did not come through: most of what tells a frame of this
+    /// use is there, and it does not verify. A frame of an earlier use does.
+    fn is_torn_frame(&mut self, at: u64, number: u64, epoch: u64, last: Option<u64>) -> std::io::Result<bool> {
+        if at + FRAME_HEADER as u64 > self.length {
+            return Ok(false);
+        }
+        let header = self.bytes(at, FRAME_HEADER)?;
+        let sequence = u64_at(header, 16);
+        let is_next = last.map_or(sequence >> 32 == epoch, |last| sequence == last + 1);
+        let signs = [&header[..4] == FRAME_MAGIC, u64_at(header, 8) == number, is_next];
+        if signs.into_iter().filter(|sign| *sign).count() < 2 {
+            return Ok(false);
+        }
+        let (length, sum) = (u32_at(header, 4) as usize, u32_at(header, 32));
+        if length > MAX_FRAME_BYTES || (FRAME_HEADER + length) as u64 > self.length - at {
+            return Ok(true);
+        }
+        Ok(frame_sum(self.bytes(at, FRAME_HEADER + length)?) != sum)
     }
 
     /// The frame at a block, if there is a sound one of this number that is newer than `last`.

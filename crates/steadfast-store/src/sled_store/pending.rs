@@ -57,10 +57,6 @@ impl Table {
         self.entries.iter()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Memory that it takes up, about.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

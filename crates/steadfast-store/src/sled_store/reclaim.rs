@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::tree::Tree;
-use super::{Inner, OpenReport, Step, heal, sync_folder};
+use super::{Inner, Step, heal, sync_folder};
 use crate::error::StoreError;
 
 /// A tree's file may be so many times as large as what lives in it, and the slack of the limits more.
@@ -120,7 +120,7 @@ impl Inner {
             self.at(Step::OldAside);
             rename(&fresh, &place)?;
             sync_folder(&self.dir)?;
-            *tree = Some(Tree::open(&place, Arc::clone(&self.broken), &mut OpenReport::default())?);
+            *tree = Some(Tree::open(&place, Arc::clone(&self.broken))?);
         }
         self.at(Step::Swapped);
         remove(&old)?;
@@ -131,7 +131,7 @@ impl Inner {
 
     /// On disk when this returns, and closed.
     fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
-        let fresh = Tree::open(path, Arc::clone(&self.broken), &mut OpenReport::default())?;
+        let fresh = Tree::open(path, Arc::clone(&self.broken))?;
         {
             // A handle of its own: readers that have to set a record aside need not wait for the end.
             let db = self.tree_lock().as_ref().ok_or(StoreError::Broken)?.db().clone();

@@ -1,22 +1,25 @@
 //! The tree: one sled database, and what reading and folding do to it.
 //!
 //! Beside the public key spaces it holds `q/<key>` (the record that the current one replaced), `~/<key>/…` (further parts
-//! of a large record), `bad/<key>` (records that did not verify) and `!store` (format and epoch).
+//! of a large record), `bad/<key>` (records that did not verify), `!store` (format and epoch), `!folded` (the last
+//! journal that is in it) and `!count` (how many records it holds).
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::envelope::{self, Envelope};
 use super::pending::{Entry, Previous, Table};
-use super::{OpenReport, STORE_KEY, heal, is_internal, translate};
+use super::{STORE_KEY, heal, is_internal, translate};
 use crate::error::{BackendError, StoreError};
-use crate::key::Key;
+use crate::key::{Key, Prefix};
 use crate::record::Record;
 use crate::store::{Order, Scan, SetAside};
+
+const FOLDED_KEY: &[u8] = b"!folded";
+const COUNT_KEY: &[u8] = b"!count";
 
 /// sled's database and its file.
 pub(super) struct Tree {
@@ -29,9 +32,13 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Opens the tree at `path`, mending it where that is needed.
-    pub(super) fn open(path: &Path, broken: Arc<AtomicBool>, report: &mut OpenReport) -> Result<Self, StoreError> {
-        let db = heal::open(path, report)?;
+    /// Opens the tree at `path` as it is.
+    pub(super) fn open(path: &Path, broken: Arc<AtomicBool>) -> Result<Self, StoreError> {
+        Self::over(heal::open(path)?, path, broken)
+    }
+
+    /// Takes over an open database.
+    pub(super) fn over(db: sled::Db, path: &Path, broken: Arc<AtomicBool>) -> Result<Self, StoreError> {
         let data = path.join("db");
         let file = File::open(&data).map_err(|error| StoreError::from_io("open", &data, &error))?;
         Ok(Self { db, file, path: path.to_owned(), broken })
@@ -43,14 +50,17 @@ impl Tree {
 
     /// sled has panicked on damaged files before; here that is an error, not the end of the process.
     pub(super) fn guarded<T>(&self, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(translate(&self.path, "use", &error)),
+        let failed = match heal::quietly(work) {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) if !heal::is_damage(&error) => return Err(translate(&self.path, "use", &error)),
+            Ok(Err(error)) => BackendError::new(error),
             Err(_panic) => {
                 self.broken.store(true, Ordering::Release);
-                Err(StoreError::Index { source: BackendError::new("sled panicked") })
+                BackendError::new("sled panicked")
             }
-        }
+        };
+        heal::mark_unreadable(&self.path);
+        Err(StoreError::Index { source: failed })
     }
 
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
@@ -64,7 +74,7 @@ impl Tree {
     /// Returns when everything that was applied is on disk: sled's own flush is followed by a `fdatasync` of its file, for
     /// sled 0.34.7 uses `sync_file_range`, which is no protection against a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let failed = match catch_unwind(AssertUnwindSafe(|| self.db.flush())) {
+        let failed = match heal::quietly(|| self.db.flush()) {
             Ok(Ok(_bytes)) => match self.file.sync_data() {
                 Ok(()) => return Ok(()),
                 Err(error) => BackendError::new(error),
@@ -130,7 +140,10 @@ impl Tree {
                 let generation = Envelope::parse(&bytes).map_or(0, |envelope| envelope.generation.wrapping_add(1));
                 put(&mut changes, raw, record, generation);
             }
-            None => changes.remove(raw),
+            None => {
+                changes.remove(raw);
+                self.put_count(&mut changes, self.count()?.saturating_sub(1));
+            }
         }
         self.apply(changes)?;
         let aside = SetAside {
@@ -139,6 +152,22 @@ impl Tree {
             previous_used: previous.is_some(),
         };
         Ok(Some((previous, aside)))
+    }
+
+    /// Keys under which records were set aside.
+    pub(super) fn set_aside_keys(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError> {
+        self.guarded(|| {
+            let mut keys = Vec::new();
+            for key in self.db.scan_prefix([b"bad/", prefix.as_str().as_bytes()].concat()).keys() {
+                keys.extend(Key::from_stored(&key?[b"bad/".len()..]));
+            }
+            Ok(keys)
+        })
+    }
+
+    /// Where records lie that were replaced.
+    pub(super) fn previous_keys(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.guarded(|| self.db.scan_prefix(b"q/").keys().map(|key| Ok(key?.to_vec())).collect())
     }
 
     /// Keys of a scan, merged with those that are pending: `pending` is in the scan's order and ends where the limit is
@@ -207,9 +236,49 @@ impl Tree {
             .map(|[a, b, c, d, rest @ ..]| (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(rest))))
     }
 
-    pub(super) fn set_own_record(&self, format: u32, epoch: u64) -> Result<(), StoreError> {
-        let bytes = [format.to_le_bytes().as_slice(), epoch.to_le_bytes().as_slice()].concat();
-        self.guarded(|| self.db.insert(STORE_KEY, bytes)).map(drop)
+    /// `folded`: the last journal that is in the tree.
+    pub(super) fn set_own_record(&self, format: u32, epoch: u64, folded: u64) -> Result<(), StoreError> {
+        let mut changes = sled::Batch::default();
+        changes.insert(STORE_KEY, [format.to_le_bytes().as_slice(), epoch.to_le_bytes().as_slice()].concat());
+        changes.insert(FOLDED_KEY, &folded.to_le_bytes());
+        self.apply(changes)
+    }
+
+    fn number(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        let bytes = self.value(key)?;
+        Ok(bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_ref()).ok()).map(u64::from_le_bytes))
+    }
+
+    /// The last journal that is in the tree; 0 for a tree of the first layout, which did not say.
+    pub(super) fn folded(&self) -> Result<u64, StoreError> {
+        Ok(self.number(FOLDED_KEY)?.unwrap_or(0))
+    }
+
+    /// How many records there must be; counted once in a tree of the first layout, which did not say.
+    pub(super) fn count(&self) -> Result<u64, StoreError> {
+        match self.number(COUNT_KEY)? {
+            Some(count) => Ok(count),
+            None => self.count_anew(),
+        }
+    }
+
+    pub(super) fn count_anew(&self) -> Result<u64, StoreError> {
+        self.guarded(|| {
+            let mut count = 0;
+            for key in self.db.iter().keys() {
+                count += u64::from(!is_internal(&key?));
+            }
+            Ok(count)
+        })
+    }
+
+    /// Goes with the changes that it counts, so that a crash leaves both or none.
+    pub(super) fn put_count(&self, changes: &mut sled::Batch, count: u64) {
+        changes.insert(COUNT_KEY, &count.to_le_bytes());
+    }
+
+    pub(super) fn is_empty(&self) -> Result<bool, StoreError> {
+        self.guarded(|| Ok(self.db.iter().next().transpose()?.is_none()))
     }
 
     /// Adds an entry to a batch. Folding it once more changes nothing.
@@ -237,6 +306,7 @@ impl Tree {
             fold.remove(&previous, self.value(&previous)?.as_deref());
             fold.insert(kept.into_iter().flatten());
         }
+        fold.count += i64::from(sealed.is_some()) - i64::from(before.is_some());
         fold.remove(raw, before.as_deref());
         fold.insert(sealed.into_iter().flatten());
         Ok(())
@@ -285,6 +355,8 @@ pub(super) struct Fold {
     pub(super) changes: sled::Batch,
     pub(super) added: u64,
     pub(super) removed: u64,
+    /// How many records there are more.
+    pub(super) count: i64,
 }
 
 impl Fold {
@@ -316,6 +388,6 @@ fn put(changes: &mut sled::Batch, raw: &[u8], record: &Record, generation: u32) 
     }
 }
 
-fn previous_key(raw: &[u8]) -> Vec<u8> {
+pub(super) fn previous_key(raw: &[u8]) -> Vec<u8> {
     [b"q/", raw].concat()
 }

@@ -14,7 +14,7 @@ use crate::{feed, print, print_json};
 /// `steadfast events`.
 pub(crate) async fn events(global: &Global, args: &EventsArgs) -> Outcome {
     let setup = Setup::load(global)?;
-    let story = match setup.access().await? {
+    let story = match setup.access_to_look().await? {
         Access::Served(client) if args.follow => return follow(global, &client, &args.id).await,
         Access::Served(client) => client.get(&format!("/v1/sessions/{}/events", args.id)).await?,
         Access::Own(keeper) => {

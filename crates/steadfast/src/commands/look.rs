@@ -1,5 +1,7 @@
 //! `sessions`, `show`, `status`: through the daemon where one runs, else from the store itself.
 
+use std::path::{Path, PathBuf};
+
 use steadfast_actors::Keeper;
 use steadfast_core::ids::{Role, SessionId};
 use steadfast_core::session::{Phase, Policy, Session};
@@ -8,7 +10,7 @@ use crate::cli::{Global, SessionsArgs, StatusArgs};
 use crate::exit::{FAILED, Failure, Outcome, failed};
 use crate::report::Report;
 use crate::setup::{Access, Setup};
-use crate::wire::{ModelRow, OutboxCounts, RateReport, Roles, SessionCounts, StatusBody};
+use crate::wire::{ModelRow, OutboxCounts, RateReport, Roles, SessionCounts, StatusBody, StoreStatus};
 use crate::{print, print_json, text};
 
 /// How far back a failed session is looked for when none is named.
@@ -34,6 +36,12 @@ pub(crate) fn find(keeper: &Keeper, id: Option<&str>, finished: bool) -> Result<
     if let Ok(session) = SessionId::parse(id) {
         return match keeper.head(&session).map_err(store)? {
             Some(_) => Ok(session),
+            None if keeper.damaged(&session).map_err(store)?.contains(&"head".to_owned()) => {
+                Err(Failure::Failed(format!(
+                    "the record of session {id} did not verify and is set aside: look at its branch, keep what is good, and \
+                 run the idea again"
+                )))
+            }
             None => Err(Failure::Usage(format!("there is no session {id}; `steadfast sessions` lists them"))),
         };
     }
@@ -51,14 +59,16 @@ pub(crate) fn list(keeper: &Keeper, limit: usize, policy: &Policy) -> Result<Vec
 pub(crate) fn one(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Report, Failure> {
     let record = keeper.record(id).map_err(|error| failed("cannot read the store", &error))?;
     let record = record.ok_or_else(|| Failure::Usage(format!("there is no session {id}")))?;
-    Ok(Report::new(&record, policy, true))
+    let mut report = Report::new(&record, policy, true);
+    report.damaged = keeper.damaged(id).map_err(|error| failed("cannot read the store", &error))?;
+    Ok(report)
 }
 
 /// `steadfast sessions`.
 pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
     let setup = Setup::load(global)?;
     let limit = args.limit.unwrap_or(usize::MAX);
-    let reports: Vec<Report> = match setup.access().await? {
+    let reports: Vec<Report> = match setup.access_to_look().await? {
         Access::Served(client) => client.get(&format!("/v1/sessions?limit={limit}")).await?,
         Access::Own(keeper) => {
             let mut reports = list(&keeper, limit, &setup.session_policy())?;
@@ -69,14 +79,20 @@ pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
     if global.json {
         return print_json(&reports);
     }
-    print(&text::sessions(&reports));
+    let aside = steadfast_actors::set_aside_files(setup.state_dir());
+    match aside.last() {
+        Some(newest) if reports.is_empty() => {
+            print(&format!("no sessions in the store; files of it that were damaged lie in {}\n", newest.display()));
+        }
+        _ => print(&text::sessions(&reports)),
+    }
     Ok(())
 }
 
 /// `steadfast show`.
 pub(crate) async fn show(global: &Global, id: &str) -> Outcome {
     let setup = Setup::load(global)?;
-    let report: Report = match setup.access().await? {
+    let report: Report = match setup.access_to_look().await? {
         Access::Served(client) => client.get(&format!("/v1/sessions/{id}")).await?,
         Access::Own(keeper) => {
             let mut report = one(&keeper, &find(&keeper, Some(id), true)?, &setup.session_policy())?;
@@ -94,7 +110,7 @@ pub(crate) async fn show(global: &Global, id: &str) -> Outcome {
 /// `steadfast status`.
 pub(crate) async fn status(global: &Global, args: &StatusArgs) -> Outcome {
     let setup = Setup::load(global)?;
-    let status: StatusBody = match setup.access().await? {
+    let status: StatusBody = match setup.access_to_look().await? {
         Access::Served(client) => client.get("/v1/status").await?,
         Access::Own(keeper) => from_store(&setup, &keeper)?,
     };
@@ -149,7 +165,15 @@ fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
         rates: RateReport::all(&rates, now_minute()),
         sessions: count(keeper, &[], &[])?,
         outbox: undelivered(keeper)?,
+        store: store_status(keeper, setup.state_dir())?,
     })
+}
+
+pub(crate) fn store_status(keeper: &Keeper, state_dir: &Path) -> Result<StoreStatus, Failure> {
+    let set_aside_records = keeper.n_set_aside().map_err(|error| failed("cannot read the store", &error))?;
+    let shown = |folder: &PathBuf| folder.display().to_string();
+    let set_aside_files = steadfast_actors::set_aside_files(state_dir).iter().map(shown).collect();
+    Ok(StoreStatus { healed: keeper.report().to_vec(), set_aside_records, set_aside_files })
 }
 
 /// Sessions by where they stand; those at work and in the queue as the supervisor says.

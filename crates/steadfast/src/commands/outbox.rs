@@ -49,7 +49,7 @@ pub(crate) fn waiting(keeper: &Keeper) -> Result<HashSet<String>, Failure> {
 /// `steadfast outbox list`.
 pub(crate) async fn list(global: &Global) -> Outcome {
     let setup = Setup::load(global)?;
-    let reports: Vec<OutboxReport> = match setup.access().await? {
+    let reports: Vec<OutboxReport> = match setup.access_to_look().await? {
         Access::Served(client) => client.get("/v1/outbox").await?,
         Access::Own(keeper) => entries(&keeper)?,
     };
