@@ -26,3 +26,4 @@ mod secrets;
 mod shapes;
 mod signals;
 mod store;
+mod sync_order;

@@ -4,7 +4,7 @@ pub(crate) mod clock;
 mod model;
 mod outbox;
 mod resources;
-mod rig;
+pub(crate) mod rig;
 mod script;
 mod store;
 mod supervision;

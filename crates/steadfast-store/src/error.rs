@@ -175,10 +175,11 @@ pub enum StoreError {
         #[source]
         source: BackendError,
     },
-    /// The index over the log failed. Opening the store again rebuilds it from the log; no record is lost.
-    #[error("the index of the store failed; opening the store again rebuilds it")]
+    /// A part of the files does not read. It is marked, and the next opening copies what reads into fresh files, keeps the
+    /// damaged ones and says what is lost.
+    #[error("a part of the store's files does not read; the next opening saves what does, and says what is lost")]
     Index {
-        /// What the index said.
+        /// What the layer below said.
         #[source]
         source: BackendError,
     },

@@ -399,6 +399,15 @@ mod tests {
     }
 
     #[test]
+    fn a_session_with_set_aside_records_says_so() {
+        let mut one = a_report("completed", Vec::new());
+        assert!(!report(&one).contains("damaged"));
+        one.damaged = vec!["m/001".to_owned()];
+        let text = report(&one);
+        assert!(text.contains("damaged: ") && text.contains("set aside (m/001)"), "{text}");
+    }
+
+    #[test]
     fn a_report_ends_with_a_command_that_a_shell_takes_as_it_stands() {
         let text = report(&a_report("completed", vec![milestone(1, "completed")]));
         assert!(text.contains("\n  1 call, 5 tokens\n"), "{text}");

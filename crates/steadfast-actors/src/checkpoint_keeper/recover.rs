@@ -8,8 +8,7 @@ use steadfast_core::ids::SessionId;
 use steadfast_core::session::{Phase, Session};
 use steadfast_repo::Repository;
 use steadfast_store::{
-    Batch, CheckpointStore, ErrorClass, Key, OpenOptions, Prefix, Scan, SledStore, StoreError, decode,
-    set_aside_folders,
+    Batch, CheckpointStore, Key, OpenOptions, Prefix, Scan, SledStore, StoreError, decode, set_aside_folders,
 };
 
 use super::read::head_of;
@@ -27,9 +26,7 @@ pub(super) fn open(state_dir: &Path, wait: Duration) -> Result<(SledStore, Vec<S
     let is_missing = !dir.exists();
     let options = OpenOptions { lock_wait: wait };
     let (mut store, mut report) = SledStore::open(&dir, &options)?;
-    let probe =
-        store.keys(&Scan::all(Prefix::metas())).and_then(|_| store.keys(&Scan::newest(Prefix::session_heads(), 1)));
-    if probe.is_err_and(|error| error.class() == ErrorClass::Reopen) {
+    if super::read::books(&store).is_err() {
         // A place that does not read shows when it is read; opening again mends it.
         drop(store);
         let (again, mended) = SledStore::open(&dir, &options)?;
@@ -64,7 +61,7 @@ fn traces(state_dir: &Path) -> Option<String> {
 type Named = BTreeMap<SessionId, Option<String>>;
 
 /// Makes the indexes anew from the heads, and says what is named somewhere and has no head any more.
-fn after_a_loss(store: &SledStore, state_dir: &Path) -> Result<Vec<String>, KeeperError> {
+fn after_a_loss(store: &dyn CheckpointStore, state_dir: &Path) -> Result<Vec<String>, KeeperError> {
     let mut lines = Vec::new();
     let mut heads = BTreeMap::new();
     let mut batch = Batch::new();
@@ -91,7 +88,12 @@ fn after_a_loss(store: &SledStore, state_dir: &Path) -> Result<Vec<String>, Keep
 }
 
 /// What the indexes must say of a session.
-fn put_marks(store: &SledStore, batch: &mut Batch, session: &Session, is_packed: bool) -> Result<(), StoreError> {
+fn put_marks(
+    store: &dyn CheckpointStore,
+    batch: &mut Batch,
+    session: &Session,
+    is_packed: bool,
+) -> Result<(), StoreError> {
     batch.put_value(idea_mark(session), MARK, "")?;
     if session.phase.is_final() {
         batch.delete(open_mark(&session.id));
@@ -113,7 +115,7 @@ fn put_marks(store: &SledStore, batch: &mut Batch, session: &Session, is_packed:
 }
 
 /// Every session that an index, a part or a worktree names.
-fn named(store: &SledStore, state_dir: &Path) -> Result<Named, StoreError> {
+fn named(store: &dyn CheckpointStore, state_dir: &Path) -> Result<Named, StoreError> {
     let mut named = Named::new();
     for key in store.keys(&Scan::all(Prefix::everything()))? {
         if let Some(session) = key.session() {
@@ -123,7 +125,7 @@ fn named(store: &SledStore, state_dir: &Path) -> Result<Named, StoreError> {
         let mut words = key.name().split('/');
         let (index, first, second) = (words.next(), words.next(), words.next());
         let (session, idea) = match index {
-            Some("open" | "unpacked") => (first, None),
+            Some("open" | "unpacked" | "standing" | "events") => (first, None),
             Some("idea") => (second, first),
             _ => continue,
         };
@@ -189,4 +191,97 @@ fn gone(heads: &BTreeMap<SessionId, Session>, named: Named, state_dir: &Path) ->
 /// Folders in which openings of this state directory's store have kept damaged files, oldest first.
 pub fn set_aside_files(state_dir: &Path) -> Vec<PathBuf> {
     set_aside_folders(&state_dir.join("store"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use steadfast_notify::{Issue, IssueKind};
+    use steadfast_prompt::Idea;
+    use steadfast_store::MemoryStore;
+
+    use super::*;
+    use crate::Submission;
+    use crate::checkpoint_keeper::Keeper;
+    use crate::records::Write;
+
+    /// Sessions of these ideas, saved as new; the last one with an issue that waits for delivery.
+    async fn saved(store: &MemoryStore, ideas: &[&str]) -> (tempfile::TempDir, Vec<Session>) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let repo = dir.path().join("repo");
+        std::fs::create_dir(&repo).expect("made");
+        std::fs::write(repo.join("a"), "a").expect("written");
+        Repository::init_with_files(&repo, "Begin").expect("a repository");
+        let keeper = keeper(store);
+        let mut sessions = Vec::new();
+        for name in ideas {
+            let idea = Idea::parse("# Title\n\nText.\n", name).expect("an idea");
+            let submission = Submission::prepare(idea.clone(), &repo, true).expect("prepared");
+            let session = submission.session;
+            let issue = Issue {
+                key: format!("{}-m1-a", session.id),
+                kind: IssueKind::FailedFile,
+                title: "Write it".to_owned(),
+                body: String::new(),
+                labels: Vec::new(),
+                assignee: None,
+            };
+            let writes = vec![
+                Write::Head(Box::new(session.clone())),
+                Write::Idea(session.id.clone(), Box::new(idea)),
+                Write::Issue(session.id.clone(), Box::new(issue), 1),
+            ];
+            keeper.save(writes).await.expect("saved");
+            sessions.push(session);
+        }
+        keeper.close().await;
+        (dir, sessions)
+    }
+
+    fn keeper(store: &MemoryStore) -> Keeper {
+        let policy = crate::tests::rig::session_policy();
+        Keeper::over(Arc::new(store.clone()), policy, Vec::new()).expect("opens")
+    }
+
+    #[tokio::test]
+    async fn after_a_loss_the_indexes_follow_from_the_heads_and_what_has_none_is_named() {
+        let store = MemoryStore::new();
+        let (dir, sessions) = saved(&store, &["lost", "kept"]).await;
+        let [lost, kept] = &sessions[..] else { panic!("two") };
+        let mut batch = Batch::new();
+        batch.delete(Key::session_head(&lost.id)).delete(open_mark(&kept.id)).delete(Key::meta("counts"));
+        batch.delete(pending_mark(&format!("{}-m1-a", kept.id))).delete(idea_mark(kept));
+        store.apply(&batch).and_then(|()| store.sync()).expect("damaged");
+        let lines = after_a_loss(&store, dir.path()).expect("mended").join("\n");
+        assert!(lines.contains(&format!("session {} (idea lost) is lost here", lost.id)), "{lines}");
+        assert!(!lines.contains(kept.id.as_str()) && lines.contains("what to do: "), "{lines}");
+        let keeper = keeper(&store);
+        assert_eq!(keeper.unfinished().expect("reads"), std::slice::from_ref(kept));
+        assert_eq!(keeper.counts().expect("counted").unfinished, 1);
+        assert_eq!(keeper.newest_of_idea("kept").expect("reads"), Some(kept.id.clone()));
+        let waiting: Vec<SessionId> =
+            keeper.undelivered().expect("reads").into_iter().map(|issue| issue.session).collect();
+        assert!(waiting.contains(&kept.id));
+        keeper.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_record_that_was_set_aside_is_named_for_its_session_from_then_on() {
+        let store = MemoryStore::new();
+        let (_dir, sessions) = saved(&store, &["one", "two"]).await;
+        let [one, two] = &sessions[..] else { panic!("two") };
+        let keeper = keeper(&store);
+        assert_eq!((keeper.damaged(&one.id).expect("reads"), keeper.n_set_aside().expect("reads")), (Vec::new(), 0));
+        let issue = store.keys(&Scan::all(Prefix::session_parts_named(&one.id, "i/"))).expect("keys").remove(0);
+        assert!(store.damage(&issue) && store.damage(&Key::session_head(&two.id)));
+        assert!(keeper.record(&one.id).expect("reads").expect("is there").issues.is_empty());
+        assert!(keeper.record(&two.id).is_err(), "there is none before it");
+        for _ in 0..2 {
+            assert_eq!(keeper.damaged(&one.id).expect("reads"), [issue.name()]);
+            assert_eq!(keeper.damaged(&two.id).expect("reads"), ["head"]);
+        }
+        assert_eq!(keeper.n_set_aside().expect("reads"), 2);
+        keeper.close().await;
+    }
 }

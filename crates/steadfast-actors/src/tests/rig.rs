@@ -27,7 +27,7 @@ use crate::worker::{Executed, ModelDirectory, Task, Worker, WorkerArgs, WorkerMs
 
 pub(super) const S: fn(u64) -> Duration = Duration::from_secs;
 
-pub(super) fn session_policy() -> session::Policy {
+pub(crate) fn session_policy() -> session::Policy {
     session::Policy {
         milestone_retries: 2,
         max_review_rounds: 2,

@@ -209,7 +209,7 @@ fn any_damage_to_any_file_is_mended_or_told_and_never_a_panic_or_a_silent_loss()
     );
     let mut rng = fastrand::Rng::with_seed(numbers("STEADFAST_DAMAGE_SEED", 5));
     let begun = std::time::Instant::now();
-    let (mut n_told, n_rounds) = (0, numbers("STEADFAST_DAMAGE_ROUNDS", 300));
+    let (mut n_told, n_rounds) = (0, numbers("STEADFAST_DAMAGE_ROUNDS", 200));
     for round in 0..n_rounds {
         let sample = &samples[rng.usize(0..samples.len())];
         let dir = base.path().join(format!("round-{round}"));

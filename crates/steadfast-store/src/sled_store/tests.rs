@@ -123,6 +123,33 @@ fn a_check_names_what_does_not_verify_what_was_set_aside_and_what_is_missing() {
 }
 
 #[test]
+fn what_was_set_aside_of_a_session_goes_with_its_head_and_not_before() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path());
+    let session = steadfast_core::ids::SessionId::new(1, 1);
+    let (head, part) = (Key::session_head(&session), Key::session_part(&session, "plan"));
+    let mut batch = Batch::new();
+    for key in [&head, &part] {
+        batch.put(key.clone(), encode(KIND, "text").expect("fits"));
+    }
+    store.apply(&batch).and_then(|()| store.sync()).expect("saved");
+    fold(&store);
+    below(&store, |db| db.insert(part.as_str(), b"rubbish").expect("written"));
+    assert!(store.get(&part).is_err());
+    let aside = |store: &SledStore| store.damaged(&Prefix::everything()).expect("reads").len();
+    for (key, left) in [(None, 1), (Some(head), 0)] {
+        let mut batch = Batch::new();
+        batch.delete_all(Prefix::session_parts(&session));
+        if let Some(key) = key {
+            batch.delete(key);
+        }
+        store.apply(&batch).and_then(|()| store.sync()).expect("saved");
+        fold(&store);
+        assert_eq!(aside(&store), left);
+    }
+}
+
+#[test]
 fn a_file_that_a_forked_child_still_holds_is_waited_for_and_not_taken_for_damaged() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (store, _) = open(dir.path());

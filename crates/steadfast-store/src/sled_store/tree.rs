@@ -306,6 +306,14 @@ impl Tree {
             fold.remove(&previous, self.value(&previous)?.as_deref());
             fold.insert(kept.into_iter().flatten());
         }
+        if entry.record.is_none()
+            && let Some(session) = key.session().filter(|_| raw.starts_with(b"h/"))
+        {
+            // A session that goes takes along what was set aside of it.
+            for aside in self.set_aside_keys(&Prefix::session_parts(&session))?.iter().chain([key]) {
+                fold.changes.remove([b"bad/", aside.as_str().as_bytes()].concat());
+            }
+        }
         fold.count += i64::from(sealed.is_some()) - i64::from(before.is_some());
         fold.remove(raw, before.as_deref());
         fold.insert(sealed.into_iter().flatten());
