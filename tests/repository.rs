@@ -181,14 +181,38 @@ fn what_still_fails_after_the_rounds_is_committed_unapproved_with_an_issue() {
     assert_eq!(asked.iter().filter(|request| request.file.as_deref() == Some("a.js")).count(), 3);
 }
 
+/// The repository's own test is red, and the idea is there to make it green.
 #[test]
-fn a_check_that_failed_before_any_change_leads_to_no_fixes() {
-    let world = World::new(&two_files(), &[("session.checks", "[\"echo always; false\", \"true\"]")]);
+fn a_check_that_failed_before_any_change_is_worked_on_until_it_passes() {
+    let script = milestone("Write", &["a.js"], &[], &[])
+        + &rule("role = \"coder\", prompt = \"failed before anything was changed\"", "", "{ file = \"right\\n\" }")
+        + &rule("role = \"coder\"", "", "{ file = \"wrong\\n\" }");
+    let world = World::new(&script, &[("session.checks", "[\"grep -q right a.js\"]")]);
     let report = world.run().expect(0).json();
     let first = &report["milestones"][0];
-    assert_eq!((&first["approved"], &first["checks"][0]["passed"]), (&json!(true), &json!(false)));
+    assert_eq!((&first["approved"], &first["checks"][0]["passed"]), (&json!(true), &json!(true)));
     assert_eq!(world.asked("coder").len(), 2);
+    assert_eq!(world.files_at(BRANCH)["a.js"], "right\n");
     assert_eq!(report["issues"], json!([]));
+}
+
+#[test]
+fn a_check_that_fails_to_the_end_is_committed_unapproved_with_an_issue_whoever_reviews() {
+    let reviewer_out = rule("role = \"reviewer\"", "", "{ status = 400 }");
+    for script in [two_files(), two_files() + &reviewer_out] {
+        let world = World::new(&script, &[("session.checks", "[\"echo always; false\", \"true\"]")]);
+        let report = world.run().expect(0).json();
+        let first = &report["milestones"][0];
+        assert_eq!((&first["approved"], &first["checks"][0]["passed"]), (&json!(false), &json!(false)));
+        assert_eq!(report["issues"][0]["kind"], "review");
+        // Two rounds of fixes: the two files that models write, and again.
+        assert_eq!(world.asked("coder").len(), 6);
+        if script.contains("400") {
+            let said = first["review"]["issues"].to_string();
+            assert!(said.contains("echo always; false"), "{said}");
+            assert_eq!(first["review"]["approved"], false);
+        }
+    }
 }
 
 #[test]
@@ -236,6 +260,27 @@ fn nothing_is_checked_out_where_no_check_needs_it() {
     let (with, without) = (made("[\"true\"]"), made("[]"));
     assert_eq!((with.1, without.1), (true, false));
     assert_eq!(with.0, without.0);
+}
+
+/// Two processes with state of their own, on one repository, at the same moment.
+#[test]
+fn two_sessions_of_one_idea_that_begin_at_once_get_a_branch_each() {
+    let world = World::new(&milestone("Write", &["a.js"], &[], &[]), &[]);
+    for turn in 0..4 {
+        let of = |n: usize| world.path(&format!("state-{turn}-{n}")).display().to_string();
+        let states = [of(0), of(1), of(2)];
+        let runs = states
+            .each_ref()
+            .map(|state| world.start(&["--state-dir", state, "run", "idea.md", "--repo", "repo", "--json"]));
+        let mut branches: Vec<String> =
+            runs.map(|run| run.output().expect(0).json()["branch"].as_str().unwrap().to_owned()).into_iter().collect();
+        branches.sort_unstable();
+        branches.dedup();
+        assert_eq!(branches.len(), 3, "turn {turn}: {branches:?}");
+        for branch in branches {
+            assert_eq!(world.messages(&branch).len(), 1, "{branch}");
+        }
+    }
 }
 
 #[test]

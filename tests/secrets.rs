@@ -139,3 +139,27 @@ fn checks_do_not_get_the_keys_in_their_environment() {
     assert!(seen.contains("PATH="), "{seen}");
     assert!(!seen.contains(KEY), "{seen}");
 }
+
+/// A test that prints what it was given, in the middle of a line or of code.
+#[test]
+fn what_stands_in_an_excluded_file_does_not_get_into_prompts_or_issues_by_what_a_check_prints() {
+    let settings = [("session.checks", "[\"cat .env; . ./.env; echo token is $TOKEN.; false\"]")];
+    let world = World::new(&milestone("Write", &["a.js"], &[], &[]), &settings);
+    std::fs::write(world.repo().join(".env"), "TOKEN=\"hunter2-hunter2\"\n").unwrap();
+    let git = world.git();
+    let mut index = git.index().unwrap();
+    index.add_path(std::path::Path::new(".env")).unwrap();
+    index.write().unwrap();
+    let tree = git.find_tree(index.write_tree().unwrap()).unwrap();
+    let who = git2::Signature::now("Somebody", "somebody@example.org").unwrap();
+    let head = git.head().unwrap().peel_to_commit().unwrap();
+    git.commit(Some("HEAD"), &who, &who, "More", &tree, &[&head]).unwrap();
+    let ran = world.run().expect(0);
+    let prompts: Vec<String> = world.sim.requests().into_iter().filter_map(|request| request.prompt).collect();
+    assert!(prompts.iter().any(|prompt| prompt.contains("[kept out by context_exclude]")));
+    assert!(prompts.iter().all(|prompt| !prompt.contains("hunter2")));
+    assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"));
+    for (path, bytes) in crate::support::files_under(&world.state()) {
+        assert!(!String::from_utf8_lossy(&bytes).contains("hunter2"), "{}", path.display());
+    }
+}

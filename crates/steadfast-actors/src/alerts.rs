@@ -76,6 +76,7 @@ pub(crate) fn of_transition(
         | Happened::Failed(_)
         | Happened::Interrupted(_)
         | Happened::EndedAbnormally
+        | Happened::BranchTaken(_)
         | Happened::Resumed
         | Happened::Retried
         | Happened::Cancelled => return None,

@@ -7,6 +7,7 @@ mod snapshot;
 
 pub(crate) use ask::why_exhausted;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -34,11 +35,17 @@ use crate::settings::Settings;
 use crate::worker::{Executed, Task, WorkerMsg};
 
 use files::Contents;
-use snapshot::Snapshot;
+use snapshot::{MAX_LISTED, Snapshot};
 
 /// The largest file that is read for, or written from, an answer. The model crate bounds answers at 8 MiB; a source file
 /// above 1 MiB is generated, and no model should write it.
 pub(crate) const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// What is shorter is found everywhere, and is no secret.
+const MIN_SECRET: usize = 8;
+/// The largest excluded file that is looked for in what checks print, in bytes; and how many of them.
+const MAX_SECRET_FILE: u64 = 64 << 10;
+const MAX_SECRET_FILES: usize = 100;
 
 /// How long to wait for a worker that is being restarted before asking again.
 const WORKER_PAUSE: Duration = Duration::from_millis(50);
@@ -140,7 +147,8 @@ pub(crate) struct SessionContext {
     idea: Idea,
     repo_dir: PathBuf,
     worktree_dir: PathBuf,
-    branch: String,
+    /// Another name where a session was quicker with the first one.
+    branch: Mutex<String>,
     base: CommitId,
     directory: Arc<Directory>,
     /// The session was just submitted: its branch and worktree do not exist yet.
@@ -170,7 +178,7 @@ impl SessionContext {
             idea: loaded.idea.clone(),
             repo_dir: PathBuf::from(&session.repo),
             worktree_dir: crate::tidy::worktree(&settings.state_dir, &session.id),
-            branch: session.branch.clone(),
+            branch: Mutex::new(session.branch.clone()),
             base: session.base.clone(),
             settings: Arc::clone(settings),
             events,
@@ -233,6 +241,30 @@ impl SessionContext {
         }
     }
 
+    pub(crate) fn branch(&self) -> String {
+        self.branch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Claims the session's branch. `Some`: another session was quicker, and this name is free; to be saved before it is used.
+    pub(crate) async fn claim(self: &Arc<Self>, session: &Session) -> Result<Option<String>, StopReason> {
+        if session.tip != session.base {
+            // Its commits are there.
+            return Ok(None);
+        }
+        let context = Arc::clone(self);
+        self.blocking(move || {
+            let repository = Repository::open(&context.repo_dir).map_err(broken)?;
+            let claimed = repository.claim_for(&context.session, &context.branch(), &context.base).map_err(broken)?;
+            if claimed {
+                return Ok(None);
+            }
+            let other = repository.free_branch(&context.idea_id).map_err(broken)?;
+            context.branch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&other);
+            Ok(Some(other))
+        })
+        .await
+    }
+
     /// Opens the session's files, a worktree made where it is needed and missing, and brings them to what the state says.
     pub(crate) async fn prepare(self: &Arc<Self>, run: &Run) -> Result<(), StopReason> {
         let context = Arc::clone(self);
@@ -250,9 +282,9 @@ impl SessionContext {
                 ));
                 let repository = Repository::open(&self.repo_dir).map_err(broken)?;
                 let files = if self.settings.checks.is_empty() {
-                    repository.add_branch(&self.branch, &self.base).map(|()| Files::Draft(Draft::of(&self.base)))
+                    repository.add_branch(&self.branch(), &self.base).map(|()| Files::Draft(Draft::of(&self.base)))
                 } else {
-                    repository.add_worktree(&self.worktree_dir, &self.branch, &self.base).map(Files::Worktree)
+                    repository.add_worktree(&self.worktree_dir, &self.branch(), &self.base).map(Files::Worktree)
                 };
                 let opened = Arc::new(Workspace { repository, files: files.map_err(broken)? });
                 Arc::clone(self.workspace.get_or_init(|| opened))
@@ -284,11 +316,11 @@ impl SessionContext {
         session: &Session,
         milestone: Option<&Milestone>,
     ) -> Result<(), StopReason> {
-        let found = workspace.repository.branch_tip(&self.branch).map_err(broken)?;
+        let found = workspace.repository.branch_tip(&self.branch()).map_err(broken)?;
         if found.as_ref() == Some(&session.tip) {
             return Ok(());
         }
-        let log = workspace.repository.commits_of(&session.id, &self.branch, &session.base).map_err(broken)?;
+        let log = workspace.repository.commits_of(&session.id, &self.branch(), &session.base).map_err(broken)?;
         let committing = milestone.filter(|milestone| matches!(milestone.stage, Stage::Committing(_)));
         let last = log.ours.last().map(|commit| commit.milestone);
         // The commit of the current milestone, made just before a crash: its own step recognizes it.
@@ -300,10 +332,10 @@ impl SessionContext {
         Err(StopReason::Broken(format!(
             "branch {} in {} has {foreign} that is not this session's: move it elsewhere and put the branch back to {} \
              (`git branch -f {} {}`), then resume",
-            self.branch,
+            self.branch(),
             session.repo,
             session.tip.short(),
-            self.branch,
+            self.branch(),
             session.tip
         )))
     }
@@ -312,8 +344,8 @@ impl SessionContext {
     pub(crate) async fn lay_out(self: &Arc<Self>, milestone: &Milestone) -> Result<(), StopReason> {
         let (context, milestone, workspace) = (Arc::clone(self), milestone.clone(), self.workspace()?);
         self.blocking(move || {
-            let tip = workspace.repository.branch_tip(&context.branch).map_err(broken)?;
-            let tip = tip.ok_or_else(|| StopReason::Broken(format!("branch {} is gone", context.branch)))?;
+            let tip = workspace.repository.branch_tip(&context.branch()).map_err(broken)?;
+            let tip = tip.ok_or_else(|| StopReason::Broken(format!("branch {} is gone", context.branch())))?;
             workspace.reset_to(&tip).map_err(broken)?;
             let base = context.snapshot(&workspace, &tip)?;
             context.write_out(&workspace, &base, &milestone)
@@ -346,11 +378,17 @@ impl SessionContext {
             max_output_bytes: CheckOptions::MAX_OUTPUT_BYTES,
             note: Some(crate::tidy::check_note(&self.settings.state_dir, &self.session)),
         };
+        let secrets = self.secrets().await?;
         let mut outcomes = Vec::with_capacity(self.settings.checks.len());
         for command in &self.settings.checks {
             let session = self.session.clone();
             self.events.tell(Event::Checking { session, milestone, command: command.clone() });
-            let check = ask::check_outcome(run_check(command, &options).await);
+            let mut result = run_check(command, &options).await;
+            // It goes into prompts, records and issues.
+            for secret in &secrets {
+                result.output = result.output.replace(secret.as_str(), "[kept out by context_exclude]");
+            }
+            let check = ask::check_outcome(result);
             self.events.tell(Event::Checked {
                 session: self.session.clone(),
                 milestone,
@@ -361,6 +399,33 @@ impl SessionContext {
             outcomes.push(check);
         }
         Ok(outcomes)
+    }
+
+    /// What stands in the files that `context_exclude` keeps out of prompts, line by line and value by value, longest first: a
+    /// check that prints them must not carry them there.
+    async fn secrets(&self) -> Result<Vec<String>, StopReason> {
+        let (workspace, exclude, base) = (self.workspace()?, Arc::clone(&self.settings.exclude), self.base.clone());
+        self.blocking(move || {
+            let listing = workspace.repository.tree(&base, MAX_LISTED).map_err(broken)?;
+            let mut secrets = BTreeSet::new();
+            let excluded = listing.entries.iter().filter(|entry| exclude.matches(&entry.path));
+            for entry in excluded.filter(|entry| entry.size <= MAX_SECRET_FILE).take(MAX_SECRET_FILES) {
+                let Ok(path) = RepoPath::new(&entry.path) else { continue };
+                // A link or what cannot be read is not shown by a check either.
+                let bytes = workspace.repository.read(&base, &path, MAX_SECRET_FILE).ok().flatten();
+                let Some(text) = bytes.and_then(|bytes| String::from_utf8(bytes).ok()) else { continue };
+                for line in text.lines().map(str::trim) {
+                    let value = line.split_once(['=', ':']).map_or("", |(_, value)| value);
+                    let value = value.trim().trim_matches(['"', '\'']);
+                    secrets
+                        .extend([line, value].into_iter().filter(|part| part.len() >= MIN_SECRET).map(str::to_owned));
+                }
+            }
+            let mut secrets: Vec<String> = secrets.into_iter().collect();
+            secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+            Ok(secrets)
+        })
+        .await
     }
 
     /// What is left to do once the session stands still or is over.

@@ -22,7 +22,7 @@ pub(crate) fn of_milestone(session: &Session, milestone: &Milestone, settings: &
                 issues.push(failed_file(session, milestone, place, &agent.target, failed, settings));
             }
         }
-        if !milestone.approved(session.failing_before.as_deref().unwrap_or_default()) {
+        if !milestone.approved() {
             issues.push(rejected(session, milestone, settings));
         }
     }
@@ -127,7 +127,7 @@ fn rejected(session: &Session, milestone: &Milestone, settings: &IssueSettings) 
             body.push('\n');
         }
     }
-    for check in milestone.broken_checks(session.failing_before.as_deref().unwrap_or_default()) {
+    for check in milestone.checks.iter().filter(|check| !check.passed) {
         body.push_str(&format!("\n**Check** `{}`: {}\n\n{}\n", check.command, check.summary, fenced(&check.output)));
     }
     body.push_str("\n**What to do:** look at the commit and mend it, or revert it.\n");
@@ -241,6 +241,7 @@ pub(crate) fn gone_on(session: &Session, happened: &Happened) -> Option<String> 
         Happened::Failed(_)
         | Happened::Interrupted(_)
         | Happened::EndedAbnormally
+        | Happened::BranchTaken(_)
         | Happened::Resumed
         | Happened::Retried => false,
     };

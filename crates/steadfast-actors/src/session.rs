@@ -213,7 +213,12 @@ impl SessionState {
     /// Takes in what happened, and goes on once that is durable.
     fn happened(&mut self, myself: &ActorRef<SessionMsg>, happened: Happened) {
         self.tell(&happened);
+        // Nothing lies ready yet on the other branch.
+        let unprepared = matches!(happened, Happened::BranchTaken(_));
         let mut writes = self.apply(happened);
+        if unprepared {
+            self.prepared = false;
+        }
         if self.run.session.phase == Phase::Failed {
             // Files are missing that nothing may stand in for (`graceful_degradation = false`).
             let reason = self.run.session.error.clone().unwrap_or_default();
@@ -478,6 +483,7 @@ impl SessionState {
             | Happened::Checked(_)
             | Happened::Failed(_)
             | Happened::EndedAbnormally
+            | Happened::BranchTaken(_)
             | Happened::Resumed
             | Happened::Retried
             | Happened::Cancelled => {}
@@ -517,6 +523,9 @@ async fn wait_for(savings: Vec<Saving>) -> Result<(), StopReason> {
 async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepared: bool) -> Result<Done, StopReason> {
     let milestone = run.milestone.as_ref();
     if !prepared && action != Action::Rest {
+        if let Some(other) = context.claim(&run.session).await? {
+            return Ok(Done::Event(Happened::BranchTaken(other)));
+        }
         context.prepare(run).await?;
     }
     let current = || milestone.ok_or_else(|| StopReason::Broken("there is no milestone at work".to_owned()));

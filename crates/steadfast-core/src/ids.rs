@@ -218,7 +218,11 @@ impl RepoPath {
         let plain = text.strip_prefix("./").unwrap_or(text);
         match Self::fault(plain) {
             None => Ok(Self(plain.to_owned())),
-            Some(reason) => Err(PathRefused { path: text.chars().take(200).collect(), reason }),
+            Some(reason) => {
+                // It is shown, and written to files for people: what steers a terminal stays out.
+                let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+                Err(PathRefused { path: text.chars().take(200).map(shown).collect(), reason })
+            }
         }
     }
 

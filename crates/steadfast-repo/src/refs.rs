@@ -77,6 +77,12 @@ pub(crate) fn tip(repo: &git2::Repository, branch: &str) -> Result<Option<Oid>, 
     }
 }
 
+/// What the first line of the branch's reflog says; `None`: there is none.
+pub(crate) fn first_note(repo: &git2::Repository, branch: &str) -> Option<String> {
+    let log = fs::read_to_string(repo.commondir().join("logs").join(full_name(branch))).ok()?;
+    Some(log.lines().next()?.rsplit_once('\t')?.1.to_owned())
+}
+
 /// Moves the branch. When it returns [`Moved::Done`], the move survives a power cut, provided that the commit does.
 pub(crate) fn compare_and_set(repo: &git2::Repository, change: &Move<'_>) -> Result<Moved, RepoError> {
     match begin(repo, change)? {
@@ -94,7 +100,9 @@ pub(crate) fn begin(repo: &git2::Repository, change: &Move<'_>) -> Result<Begun,
     let path = repo.commondir().join(full_name(change.branch));
     let dir = path.parent().expect("a reference lies in refs/heads");
     let made = make_dirs(dir, change)?;
-    let lock = Lock::take(&path, &format!("{}\n", change.to), change.branch)?;
+    // Two processes may begin a branch at the same commit; nobody but this session makes the commit of a later move.
+    let only_ours = change.from.is_some();
+    let lock = Lock::take(&path, &format!("{}\n", change.to), change.branch, only_ours)?;
     let found = tip(repo, change.branch)?;
     if found == Some(change.to) {
         // The move may have been done by a process that was killed before it was durable.
@@ -127,14 +135,14 @@ pub(crate) fn finish(repo: &git2::Repository, change: &Move<'_>, locked: Locked)
             reason: format!("branches below {}/ exist", change.branch),
         })?;
     }
+    if repo.config().and_then(|config| config.get_bool("core.logallrefupdates")).unwrap_or(true) {
+        // Before the branch is there: whoever finds it finds whose it is. Else the log is a convenience for the user.
+        append_reflog(repo.commondir(), change).ok();
+    }
     lock.commit(&path)?;
     sync_dir(path.parent().expect("a reference lies in refs/heads"))?;
     for parent in made {
         sync_dir(&parent)?;
-    }
-    if repo.config().and_then(|config| config.get_bool("core.logallrefupdates")).unwrap_or(true) {
-        // The reflog is a convenience for the user; the branch has moved, whatever becomes of it.
-        append_reflog(repo.commondir(), change).ok();
     }
     Ok(())
 }
@@ -175,9 +183,9 @@ struct Lock {
 }
 
 impl Lock {
-    /// Takes over a lock that was left behind: one that holds just what we would write (nobody else makes these commits),
-    /// or one that is old.
-    fn take(reference: &Path, value: &str, branch: &str) -> Result<Self, RepoError> {
+    /// Takes over a lock that was left behind: one that is old or, where `only_ours` says that nobody else writes this value,
+    /// one that holds it.
+    fn take(reference: &Path, value: &str, branch: &str, only_ours: bool) -> Result<Self, RepoError> {
         let mut name = reference.as_os_str().to_owned();
         name.push(".lock");
         let path = PathBuf::from(name);
@@ -192,7 +200,7 @@ impl Lock {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(io_at("create", &path)(error)),
             }
-            if is_left_behind(&path, value) {
+            if is_left_behind(&path, only_ours.then_some(value)) {
                 tracing::warn!(lock = %path.display(), "removing a lock that a killed process left behind");
                 fs::remove_file(&path).ok();
             } else if start.elapsed() >= LOCK_PATIENCE {
@@ -219,8 +227,8 @@ impl Drop for Lock {
     }
 }
 
-fn is_left_behind(lock: &Path, value: &str) -> bool {
-    if fs::read_to_string(lock).is_ok_and(|held| held == value) {
+fn is_left_behind(lock: &Path, ours: Option<&str>) -> bool {
+    if ours.is_some_and(|ours| fs::read_to_string(lock).is_ok_and(|held| held == ours)) {
         return true;
     }
     let age = fs::metadata(lock).and_then(|data| data.modified()).map(|at| at.elapsed().unwrap_or_default());

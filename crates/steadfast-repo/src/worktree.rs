@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use git2::build::CheckoutBuilder;
-use steadfast_core::ids::{CommitId, RepoPath};
+use steadfast_core::ids::{CommitId, RepoPath, SessionId};
 
 use crate::confined::ConfinedDir;
 use crate::diff;
@@ -55,6 +55,8 @@ impl Repository {
     /// # Errors
     /// [`RepoError::ForeignCommit`] when the branch exists and does not descend from `at`; [`RepoError::UnknownCommit`];
     /// [`RepoError::BranchBlocked`]; [`RepoError::WorktreeOccupied`] when `dir` holds something else; [`RepoError::Io`].
+    ///
+    /// [`Repository::claim_for`] tells before whether another session was quicker.
     pub fn add_worktree(&self, dir: &Path, branch: &str, at: &CommitId) -> Result<Worktree, RepoError> {
         let dir = std::path::absolute(dir).map_err(io_at("find", dir))?;
         let git = self.git();
@@ -71,6 +73,23 @@ impl Repository {
             worktree.check_out(&tip, is_new)?;
         }
         Ok(worktree)
+    }
+
+    /// Makes the session's branch, and says whether it is its own now. `false`: another session made it first, as its reflog
+    /// tells; a branch without a reflog counts as ours.
+    ///
+    /// # Errors
+    /// As [`Repository::add_branch`].
+    pub fn claim_for(&self, session: &SessionId, branch: &str, at: &CommitId) -> Result<bool, RepoError> {
+        let git = self.git();
+        let note = format!("{START_NOTE} {session}");
+        let start = find_commit(&git, at)?.id();
+        if refs::tip(&git, branch)?.is_none() {
+            // Who comes second finds the branch of the first.
+            let _ = move_branch(&git, branch, None, start, &note)?;
+        }
+        let first = refs::first_note(&git, branch);
+        Ok(first.is_none_or(|first| !first.starts_with(START_NOTE) || first == note || first == START_NOTE))
     }
 
     /// The session's branch without a worktree, made at `at` if it does not exist.
@@ -104,12 +123,15 @@ pub(crate) fn is_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok() && !bytes.contains(&0)
 }
 
+/// What the reflog of a session's branch begins with.
+const START_NOTE: &str = "steadfast: start";
+
 /// Creates the branch, or sees that it may be ours. Where it is.
 fn claim_branch(git: &git2::Repository, branch: &str, at: &CommitId) -> Result<CommitId, RepoError> {
     let start = find_commit(git, at)?.id();
     let found = match refs::tip(git, branch)? {
         Some(tip) => Some(tip),
-        None => match move_branch(git, branch, None, start, "steadfast: start")? {
+        None => match move_branch(git, branch, None, start, START_NOTE)? {
             Moved::Done => Some(start),
             Moved::Elsewhere(other) => other,
         },

@@ -204,8 +204,7 @@ pub(crate) type Judging = steadfast_core::session::Policy;
 
 /// Those begun, then those of the plan that are still to come.
 fn milestones(record: &SessionRecord, policy: &Judging, with_files: bool) -> Vec<MilestoneReport> {
-    let failing_before = record.session.failing_before.as_deref().unwrap_or_default();
-    let begun = record.milestones.iter().map(|m| milestone(&record.session, m, failing_before, policy, with_files));
+    let begun = record.milestones.iter().map(|m| milestone(&record.session, m, policy, with_files));
     let planned = record.plan.iter().flat_map(|plan| plan.milestones.iter().enumerate()).skip(record.milestones.len());
     let pending = planned.map(|(at, planned)| MilestoneReport {
         index: at as u32 + 1,
@@ -222,13 +221,7 @@ fn milestones(record: &SessionRecord, policy: &Judging, with_files: bool) -> Vec
     begun.chain(pending).collect()
 }
 
-fn milestone(
-    session: &Session,
-    milestone: &Milestone,
-    failing_before: &[String],
-    policy: &Judging,
-    with_files: bool,
-) -> MilestoneReport {
+fn milestone(session: &Session, milestone: &Milestone, policy: &Judging, with_files: bool) -> MilestoneReport {
     let judged = milestone.agents.iter().all(|agent| agent.result.is_some());
     let (ok, all) = milestone.tally().rate();
     let given_up = session.phase == Phase::Failed && session.current == milestone.index;
@@ -244,7 +237,7 @@ fn milestone(
         success_rate: judged.then(|| (f64::from(ok) / f64::from(all.max(1)) * 100.0).round() / 100.0),
         verdict: judged.then(|| verdict_word(policy.verdict(milestone)).to_owned()),
         commit: milestone.commit.as_ref().map(ToString::to_string),
-        approved: milestone.review.as_ref().map(|_| milestone.approved(failing_before)),
+        approved: milestone.review.as_ref().map(|_| milestone.approved()),
         files: with_files.then(|| files(milestone)),
         checks: milestone
             .checks

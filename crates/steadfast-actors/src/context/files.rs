@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use steadfast_core::ids::{CommitId, RepoPath};
 use steadfast_core::plan::{Change, Review, ReviewIssue, Severity};
 use steadfast_core::session::{
-    AgentDone, AgentResult, AgentState, CommitIntent, Milestone, Run, Session, StepKey, Target,
+    AgentDone, AgentResult, AgentState, CheckOutcome, CommitIntent, Milestone, Run, Session, StepKey, Target,
 };
 use steadfast_prompt::answer::{self, Files};
 use steadfast_repo::{Author, FileChange};
@@ -170,7 +170,7 @@ impl SessionContext {
             if !repository.changes_anything(&intent.parent, &changes).map_err(broken)? {
                 return Ok(None);
             }
-            let (branch, parent) = (&context.branch, &intent.parent);
+            let (branch, parent) = (&context.branch(), &intent.parent);
             let commit = repository
                 .commit_and_advance(branch, parent, &changes, &intent.message, &author, intent.time_s)
                 .map_err(broken)?;
@@ -261,6 +261,7 @@ impl SessionContext {
         milestone: &Milestone,
     ) -> Result<Review, StopReason> {
         let (context, tip, milestone) = (Arc::clone(self), session.tip.clone(), milestone.clone());
+        let checks = milestone.checks.clone();
         let findings = self
             .blocking(move || {
                 let workspace = context.workspace()?;
@@ -283,7 +284,9 @@ impl SessionContext {
             suggestion: "Manual code review recommended".to_owned(),
             file: None,
         }];
-        let approved = findings.is_empty();
+        let failed: Vec<ReviewIssue> = failed_checks(&checks);
+        let approved = findings.is_empty() && failed.is_empty();
+        issues.extend(failed);
         issues.extend(findings.into_iter().map(|finding| ReviewIssue {
             severity: Severity::High,
             issue: finding.problem,
@@ -293,6 +296,19 @@ impl SessionContext {
         // The quality that the seed gives to a review by basic checks.
         Ok(Review { approved, code_quality: 70, issues, next_steps: vec!["Manual review recommended".to_owned()] })
     }
+}
+
+/// What a stand-in for the reviewer says of checks that failed.
+fn failed_checks(checks: &[CheckOutcome]) -> Vec<ReviewIssue> {
+    let failed = checks.iter().filter(|check| !check.passed);
+    failed
+        .map(|check| ReviewIssue {
+            severity: Severity::High,
+            issue: format!("check `{}`: {}", check.command, check.summary),
+            suggestion: String::new(),
+            file: None,
+        })
+        .collect()
 }
 
 fn write_one(workspace: &Workspace, path: &RepoPath, text: Option<&str>) -> Result<(), String> {

@@ -13,7 +13,7 @@ use super::{MAX_FILE_BYTES, broken};
 use crate::file_agent::StopReason;
 
 /// The most files of a repository that are listed for prompts; a larger one is cut at its end.
-const MAX_LISTED: usize = 20_000;
+pub(super) const MAX_LISTED: usize = 20_000;
 /// The most text that is kept in memory for a session; beyond it files are read again.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 

@@ -106,6 +106,8 @@ pub enum Event {
     Failed(String),
     /// It stands still until resumed.
     Interrupted(Interrupt),
+    /// Another session was quicker with the branch; nothing is on it yet, and this is the next free name.
+    BranchTaken(String),
     /// The process that carried it ended without saving it. After three of them with nothing committed
     /// in between, and no orderly interrupt, it is parked.
     EndedAbnormally,
@@ -212,6 +214,10 @@ impl Run {
                 Vec::new()
             }
             Event::Interrupted(_) => Vec::new(),
+            Event::BranchTaken(other) => {
+                self.session.branch = other;
+                Vec::new()
+            }
             Event::EndedAbnormally => {
                 self.ended_abnormally(now_ms);
                 Vec::new()
@@ -362,7 +368,11 @@ impl Run {
         Vec::new()
     }
 
-    fn checked(&mut self, checks: Vec<CheckOutcome>) -> Vec<Follow> {
+    fn checked(&mut self, mut checks: Vec<CheckOutcome>) -> Vec<Follow> {
+        let failing_before = self.session.failing_before.as_deref().unwrap_or_default();
+        for check in checks.iter_mut().filter(|check| !check.passed && failing_before.contains(&check.command)) {
+            check.output.insert_str(0, "[This check failed before anything was changed, too.]\n");
+        }
         if let Some(milestone) = self.milestone.as_mut().filter(|m| m.stage == Stage::Checking) {
             milestone.checks = checks;
             milestone.stage = Stage::Reviewing;
@@ -371,14 +381,13 @@ impl Run {
     }
 
     fn reviewed(&mut self, review: ReviewOutcome, policy: &Policy, now_ms: u64) -> Vec<Follow> {
-        let failing_before = self.session.failing_before.clone().unwrap_or_default();
         let Some(milestone) = self.milestone.as_mut().filter(|m| m.stage == Stage::Reviewing) else {
             return Vec::new();
         };
         // A stand-in's findings are facts about the files; a model can only mend them when one answers, and the coder's
         // models are other ones than the reviewer's, so they are worth a round, too.
         milestone.review = Some(review);
-        let fixable = milestone.manual.is_none() && !milestone.approved(&failing_before);
+        let fixable = milestone.manual.is_none() && !milestone.approved();
         let wanted = if fixable && milestone.round < policy.max_review_rounds { to_fix(milestone) } else { Vec::new() };
         if !wanted.is_empty() {
             milestone.round += 1;

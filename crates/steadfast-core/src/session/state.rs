@@ -141,7 +141,8 @@ pub struct Session {
     pub n_milestones: u32,
     /// The plan is the template, since no planner answered.
     pub plan_degraded: bool,
-    /// Checks that failed before anything was changed, by command; `None` until they ran.
+    /// Checks that failed before anything was changed, by command; `None` until they ran. They count all the same: an idea
+    /// may be there to mend them, and what they say now may be another fault. Whoever fixes or reviews is told.
     pub failing_before: Option<Vec<String>>,
     /// What finished steps have cost; steps in flight are added from their own records.
     pub spent: Spent,
@@ -470,14 +471,9 @@ impl Milestone {
     }
 
     /// The milestone was written and neither a check nor the reviewer objects.
-    pub fn approved(&self, failing_before: &[String]) -> bool {
+    pub fn approved(&self) -> bool {
         self.review.as_ref().is_some_and(|review| review.review.approved)
-            && self.broken_checks(failing_before).is_empty()
-    }
-
-    /// Checks that fail now and did not fail before the session began.
-    pub fn broken_checks(&self, failing_before: &[String]) -> Vec<&CheckOutcome> {
-        self.checks.iter().filter(|check| !check.passed && !failing_before.contains(&check.command)).collect()
+            && self.checks.iter().all(|check| check.passed)
     }
 
     /// How it stands, for the report.
