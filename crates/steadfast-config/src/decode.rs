@@ -238,7 +238,7 @@ fn provider(s: &mut Section<'_>, home: Option<&Path>) -> Option<Provider> {
     let kind = s.read("kind", optional(value::choice(KINDS)));
     let base_url = s.read("base_url", optional(value::http_url));
     let api_key_env = s.read("api_key_env", optional(value::variable_name));
-    let api_key_file = s.read("api_key_file", optional(value::path(home)));
+    let api_key_file = s.read("api_key_file", optional(value::key_file(home)));
     let stream = s.read("stream", value::boolean);
     let json_mode = s.read("json_mode", value::boolean);
     let command = s.read("command", value::texts);
@@ -288,7 +288,7 @@ fn issues(s: &mut Section<'_>, home: Option<&Path>) -> Option<Issues> {
     let tracker = s.read("tracker", value::choice(TRACKERS));
     let repository = s.read("repository", optional(value::repository));
     let token_env = s.read("token_env", optional(value::variable_name));
-    let token_file = s.read("token_file", optional(value::path(home)));
+    let token_file = s.read("token_file", optional(value::key_file(home)));
     let api_url = s.read("api_url", value::http_url);
     let assignee = s.read("assignee", optional(value::text));
     let labels = s.read("labels", value::texts);

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use crate::config::{Issues, Provider};
 use crate::env::Environment;
+use crate::value::CREDENTIALS;
 
 /// The longest key that is read from a file, in bytes. Real ones have at most a few thousand.
 const LONGEST: u64 = 64 * 1024;
@@ -51,7 +52,7 @@ fn find(
     let first = match (variable, file) {
         (None, None) => return Ok(None),
         (Some(variable), _) => from_variable(variable, env),
-        (None, Some(file)) => from_file(file),
+        (None, Some(file)) => from_key_file(file, env),
     };
     let reason = match first {
         Ok(key) => return Ok(Some(key)),
@@ -73,6 +74,18 @@ fn from_variable(name: &str, env: &Environment) -> Result<SecretString, String> 
         Some(value) => key(value).map_err(|fault| format!("environment variable {name} {fault}")),
         None if env.has(name) => Err(format!("environment variable {name} is empty")),
         None => Err(format!("environment variable {name} is not set")),
+    }
+}
+
+/// A file, or a credential that is named instead of one.
+fn from_key_file(path: &Path, env: &Environment) -> Result<SecretString, String> {
+    let Ok(name) = path.strip_prefix(CREDENTIALS) else { return from_file(path) };
+    match env.folder("CREDENTIALS_DIRECTORY") {
+        Some(folder) => from_file(&folder.join(name)),
+        None => Err(format!(
+            "credential {:?} is read by a service that systemd starts with it (LoadCredential=), and there is none",
+            name.display().to_string()
+        )),
     }
 }
 

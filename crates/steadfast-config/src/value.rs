@@ -186,6 +186,9 @@ pub(crate) fn texts(node: &Node) -> Read<Vec<String>> {
     }
 }
 
+/// Begins the path of a credential of the service.
+pub(crate) const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
+
 /// A path; a relative one counts from the folder of the file that it is written in, `~/` from the home folder.
 pub(crate) fn path(home: Option<&Path>) -> impl Fn(&Node) -> Read<PathBuf> {
     move |node| {
@@ -195,6 +198,18 @@ pub(crate) fn path(home: Option<&Path>) -> impl Fn(&Node) -> Read<PathBuf> {
             (Some(_), None) => Err(format!("{text:?} counts from the home folder, but HOME is not set").into()),
             (None, _) => Ok(node.at.folder().join(text)),
         }
+    }
+}
+
+/// A file with a key: a path, or `$CREDENTIALS_DIRECTORY/NAME`, a credential of the service, which is kept as it is written:
+/// systemd says where it lies, each time anew and to the service alone.
+pub(crate) fn key_file(home: Option<&Path>) -> impl Fn(&Node) -> Read<PathBuf> {
+    move |node| match text(node)?.strip_prefix(CREDENTIALS) {
+        Some(name) if name.is_empty() || name.contains('/') => {
+            Err(format!("expected the name of a credential behind {CREDENTIALS:?}").into())
+        }
+        Some(name) => Ok(Path::new(CREDENTIALS).join(name)),
+        None => path(home)(node),
     }
 }
 

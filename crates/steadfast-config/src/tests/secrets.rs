@@ -89,3 +89,24 @@ fn no_debug_output_holds_a_secret() {
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
+
+#[test]
+fn a_key_file_can_be_a_credential_of_any_name() {
+    let mut setup = with("api_key_file = \"$CREDENTIALS_DIRECTORY/shared-key\"");
+    let none = "credential \"shared-key\" is read by a service that systemd starts with it (LoadCredential=), and there is none";
+    assert_eq!(key(&setup), Err(none.to_owned()));
+    let folder = setup.path("credentials");
+    fs::create_dir(&folder).unwrap();
+    setup.env("CREDENTIALS_DIRECTORY", &folder.display().to_string());
+    assert!(key(&setup).unwrap_err().contains("there is no such file"));
+    fs::write(folder.join("shared-key"), "sk-4\n").unwrap();
+    assert_eq!(key(&setup), Ok(Some("sk-4".to_owned())));
+}
+
+#[test]
+fn a_credential_is_a_name_and_no_path() {
+    for wrong in ["", "../key", "a/b"] {
+        let setup = with(&format!("api_key_file = \"$CREDENTIALS_DIRECTORY/{wrong}\""));
+        assert!(setup.said().contains("expected the name of a credential"), "{wrong}");
+    }
+}
