@@ -171,6 +171,19 @@ impl World {
         self.write_config(&self.config);
     }
 
+    /// Takes a line of [`World::configure`] away again.
+    pub(crate) fn take_back(&mut self, line: &str) {
+        self.replace(&format!("{line}\n"), "");
+    }
+
+    /// Replaces a part of the configuration, which must be there.
+    #[track_caller]
+    pub(crate) fn replace(&mut self, old: &str, new: &str) {
+        assert!(self.config.contains(old), "no {old} in\n{}", self.config);
+        self.config = self.config.replacen(old, new, 1);
+        self.write_config(&self.config);
+    }
+
     fn write_config(&self, text: &str) {
         std::fs::write(self.path("steadfast.toml"), text).unwrap();
     }
@@ -428,6 +441,13 @@ impl Running {
     /// Sends a signal to the process and all that it has started.
     pub(crate) fn signal_group(&self, signal: rustix::process::Signal) {
         let _ = rustix::process::kill_process_group(self.id(), signal);
+    }
+
+    /// Sends a signal to the process alone, and waits for its end.
+    #[track_caller]
+    pub(crate) fn kill_with(self, signal: rustix::process::Signal) -> ExitStatus {
+        self.signal(signal);
+        self.end()
     }
 
     /// Whether it has ended.

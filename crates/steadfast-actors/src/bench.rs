@@ -53,6 +53,7 @@ impl ModelMailbox {
         let args = ModelArgs {
             model,
             client: Ok(client),
+            mark: 0,
             breaker: BreakerConfig::default(),
             max_concurrency: NonZeroUsize::MIN.saturating_add(63),
             network: Arc::new(SharedNetwork::default()),

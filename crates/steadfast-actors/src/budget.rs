@@ -47,8 +47,11 @@ impl Limit {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Books {
+    limits: Limits,
+    /// Per million tokens, in millionths: input, output.
+    prices: BTreeMap<ModelId, (u64, u64)>,
     sessions: HashMap<SessionId, Spent>,
     /// Days since 1970 (UTC), and what was spent on that day.
     day: (u64, Spent),
@@ -57,9 +60,6 @@ struct Books {
 /// Keeps the books of all sessions at work.
 #[derive(Debug)]
 pub struct Ledger {
-    limits: Limits,
-    /// Per million tokens, in millionths: input, output.
-    prices: BTreeMap<ModelId, (u64, u64)>,
     today: fn() -> u64,
     books: Mutex<Books>,
 }
@@ -72,7 +72,13 @@ impl Ledger {
         today: fn() -> u64,
         spent_today: (u64, Spent),
     ) -> Self {
-        Self { limits, prices, today, books: Mutex::new(Books { sessions: HashMap::new(), day: spent_today }) }
+        Self { today, books: Mutex::new(Books { limits, prices, sessions: HashMap::new(), day: spent_today }) }
+    }
+
+    /// Other limits and prices from now on; what was spent stays spent.
+    pub fn configure(&self, limits: Limits, prices: BTreeMap<ModelId, (u64, u64)>) {
+        let mut books = self.books();
+        (books.limits, books.prices) = (limits, prices);
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -102,7 +108,8 @@ impl Ledger {
 
     /// The day (days since 1970, UTC) and what was spent on it; `None` where no limit of a day makes it worth keeping.
     pub fn spent_today(&self) -> Option<(u64, Spent)> {
-        (self.limits.day != Limit::default()).then(|| self.books().day)
+        let books = self.books();
+        (books.limits.day != Limit::default()).then_some(books.day)
     }
 
     /// Counts a call that is about to be made.
@@ -112,10 +119,10 @@ impl Ledger {
     pub fn admit(&self, session: &SessionId) -> Result<(), String> {
         let mut books = self.books();
         let spent = books.sessions.get(session).copied().unwrap_or_default();
-        if let Some(reason) = self.limits.session.reached("session", &spent) {
+        if let Some(reason) = books.limits.session.reached("session", &spent) {
             return Err(reason);
         }
-        if let Some(reason) = self.limits.day.reached("day", &books.day.1) {
+        if let Some(reason) = books.limits.day.reached("day", &books.day.1) {
             return Err(reason);
         }
         let one = Spent { calls: 1, ..Spent::default() };
@@ -136,12 +143,12 @@ impl Ledger {
     /// Adds what a call has cost, with tokens as the provider counted them. Answers what the call has cost, itself
     /// included.
     pub fn settle(&self, session: &SessionId, model: &ModelId, usage: Usage) -> Spent {
-        let (input, output) = self.prices.get(model).copied().unwrap_or_default();
+        let mut books = self.books();
+        let (input, output) = books.prices.get(model).copied().unwrap_or_default();
         let cost = u128::from(usage.input) * u128::from(input) + u128::from(usage.output) * u128::from(output);
         // Rounded up: a limit must not be passed by a thousand calls that each cost half a millionth.
         let cost_micros = u64::try_from(cost.div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let bought = Spent { calls: 0, usage, cost_micros };
-        let mut books = self.books();
         let spent = books.sessions.get(session).copied().unwrap_or_default();
         books.sessions.insert(session.clone(), spent.plus(bought));
         books.day.1 = books.day.1.plus(bought);
@@ -181,6 +188,20 @@ mod tests {
         ledger.settle(&session(), &ModelId::new("p/m").unwrap(), Usage { input: 100_000, output: 250_000 });
         assert_eq!(ledger.spent(&session()).cost_micros, 600_000);
         assert_eq!(ledger.admit(&session()), Err("the day's budget of 0.50 is spent (0.60 used)".to_owned()));
+    }
+
+    #[test]
+    fn other_limits_and_prices_hold_at_once_and_what_was_spent_stays_spent() {
+        let limit = Limit { calls: Some(1), ..Limit::default() };
+        let ledger = ledger(Limits { session: limit, day: Limit::default() });
+        assert_eq!(ledger.admit(&session()), Ok(()));
+        assert!(ledger.admit(&session()).is_err());
+        let more = Limits { session: Limit { calls: Some(2), ..Limit::default() }, day: Limit::default() };
+        ledger.configure(more, BTreeMap::from([(ModelId::new("p/m").unwrap(), (7_000_000, 0))]));
+        assert_eq!(ledger.admit(&session()), Ok(()));
+        assert!(ledger.admit(&session()).is_err());
+        let bought = ledger.settle(&session(), &ModelId::new("p/m").unwrap(), Usage { input: 1, output: 1 });
+        assert_eq!(bought.cost_micros, 7);
     }
 
     #[test]

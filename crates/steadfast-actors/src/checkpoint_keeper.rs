@@ -282,14 +282,10 @@ impl Keeper {
 
     /// Saves without waiting, for what may be lost in a crash.
     fn commit_soon(&self, batch: Batch) {
-        #[cfg(test)]
-        let held = crate::tests::clock::hold();
-        self.shared.handle.submit(batch, move |result| {
+        self.shared.handle.submit(batch, |result| {
             if let Err(error) = result {
                 tracing::error!(error = %error, "not saved");
             }
-            #[cfg(test)]
-            drop(held);
         });
     }
 
@@ -329,9 +325,6 @@ impl Keeper {
                 Write::WentOn(session, comment, now_ms) => self.went_on(&mut batch, &session, &comment, now_ms)?,
                 Write::Alert(alert) => self.put_alert(&mut batch, *alert)?,
                 Write::Sent(record) => self.put_sent(&mut batch, &record)?,
-                Write::Trouble(key, trouble) => {
-                    batch.put_value(outgoing::trouble_key(&key), TROUBLE, &trouble)?;
-                }
             }
         }
         Ok(batch)

@@ -19,6 +19,8 @@ mod checkpoint_keeper;
 mod context;
 mod directory;
 pub mod event;
+#[doc(hidden)]
+pub mod fault_point;
 mod file_agent;
 mod issues;
 mod meter;
@@ -41,7 +43,7 @@ pub use meter::Meter;
 pub use model::ModelStatus;
 pub use settings::Settings;
 pub use supervisor::{
-    Emergency, Handle, RoleStatus, ShutDown, Status, Submission, SubmitError, SupervisorError, start, take_stock,
+    Beat, Emergency, Handle, RoleStatus, ShutDown, Status, Submission, SubmitError, SupervisorError, start, take_stock,
 };
 pub use task::panic_text;
 pub use tidy::Pruned;

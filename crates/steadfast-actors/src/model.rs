@@ -129,6 +129,8 @@ pub(crate) enum ModelMsg {
     Status(oneshot::Sender<ModelStatus>),
     /// An operator resets the breaker. Answered when done.
     Reset(oneshot::Sender<()>),
+    /// Go on with these.
+    Configure(Box<ModelArgs>),
     /// Ends the actor with a panic. For tests of supervision.
     #[cfg(test)]
     Crash,
@@ -172,6 +174,8 @@ pub(crate) struct ModelArgs {
     pub model: ModelId,
     /// How it is reached, or why it cannot be.
     pub client: Result<Arc<dyn ModelClient>, String>,
+    /// Stands for all that makes the client.
+    pub mark: u64,
     /// Of its breaker.
     pub breaker: BreakerConfig,
     /// Calls at once.
@@ -302,6 +306,10 @@ impl Actor for ModelActor {
                 state.save(now);
                 let _ = reply.send(());
             }
+            ModelMsg::Configure(args) => {
+                state.configure(*args, now);
+                state.start_waiting(&myself, now);
+            }
             #[cfg(test)]
             ModelMsg::Crash => panic!("told to crash"),
         }
@@ -311,6 +319,22 @@ impl Actor for ModelActor {
 }
 
 impl ModelState {
+    /// Calls under way end as they began. A model that is reached as before keeps its client, for the connections that it
+    /// holds, and its breaker's history.
+    fn configure(&mut self, mut args: ModelArgs, now: Duration) {
+        let is_another = args.mark != self.args.mark;
+        if !is_another && self.args.client.is_ok() {
+            args.client = self.args.client.clone();
+        }
+        self.args = args;
+        self.breaker.set_config(self.args.breaker.clone());
+        if is_another {
+            let transition = self.breaker.reset(now);
+            self.changed(transition, "its configuration has changed", now);
+        }
+        self.save(now);
+    }
+
     fn complete(&mut self, myself: &ActorRef<ModelMsg>, ask: Ask, reply: oneshot::Sender<ModelReply>, now: Duration) {
         if reply.is_closed() {
             return;

@@ -39,6 +39,8 @@ pub(crate) enum OutboxMsg {
     },
     /// Answered when nothing is under way any more: all is delivered, or waits for its next try.
     Settled(oneshot::Sender<()>),
+    /// Deliver with these from now on.
+    Configure(OutboxArgs),
     /// Ends the actor with a panic. For tests of supervision.
     #[cfg(test)]
     Crash,
@@ -55,16 +57,6 @@ pub(crate) struct OutboxArgs {
     pub alerts: Option<Arc<dyn AlertChannel>>,
     /// Milliseconds since 1970.
     pub clock: fn() -> u64,
-}
-
-impl OutboxArgs {
-    /// Before the failure is told, so that whoever waits for it can read why. That it cannot be saved only costs this.
-    async fn save_trouble(&self, key: String, reason: String) {
-        let trouble = Trouble { reason, since_ms: (self.clock)() };
-        if let Err(error) = self.keeper.save(vec![Write::Trouble(key, trouble)]).await {
-            tracing::error!(error = %error, "the trouble of a delivery is not saved");
-        }
-    }
 }
 
 /// One thing that is to be delivered.
@@ -176,6 +168,13 @@ impl Actor for Outbox {
             }
             OutboxMsg::Ended { key, result } => state.ended(&myself, key, result),
             OutboxMsg::Settled(reply) => state.waiters.push(reply),
+            OutboxMsg::Configure(args) => {
+                state.args = args;
+                // What could not be delivered may be so now: another address, another key.
+                let now = Instant::now();
+                state.deliveries.values_mut().for_each(|delivery| delivery.not_before = now);
+                state.deliver(&myself);
+            }
             #[cfg(test)]
             OutboxMsg::Crash => panic!("told to crash"),
         }
@@ -224,18 +223,12 @@ impl OutboxState {
                 true => Tried::Perhaps { since_ms: entry.created_ms() },
                 false => Tried::Never,
             };
-            let (args, name, trouble) = (self.args.clone(), key.clone(), delivery.trouble.clone());
+            let args = self.args.clone();
             let work = async move {
-                let result = match entry {
+                match entry {
                     Entry::Issue(record) => file(&args, record, tried).await,
                     Entry::Outgoing(record) => send(&args, record, tried).await,
-                };
-                if let Err(NotDelivered { reason, .. }) = &result
-                    && trouble.as_ref() != Some(reason)
-                {
-                    args.save_trouble(name, reason.clone()).await;
                 }
-                result
             };
             let report = move |end: Result<Result<Delivered, NotDelivered>, String>| OutboxMsg::Ended {
                 key,
@@ -260,7 +253,10 @@ impl OutboxState {
                 let pause = pause(delivery.failures, retry);
                 delivery.not_before = Instant::now() + pause;
                 tracing::warn!(key, reason, pause_s = pause.as_secs(), "not delivered");
-                delivery.trouble = Some(reason);
+                if delivery.trouble.as_ref() != Some(&reason) {
+                    delivery.trouble = Some(reason.clone());
+                    self.args.keeper.save_trouble(&key, &Trouble { reason, since_ms: (self.args.clock)() });
+                }
                 // The handle only cancels the timer, and a timer for an actor that has gone does no harm.
                 drop(myself.send_after(pause, || OutboxMsg::Wake));
             }

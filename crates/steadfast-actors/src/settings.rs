@@ -25,6 +25,9 @@ use crate::sentinel::Probe;
 pub struct ModelSettings {
     /// How it is reached, or why it cannot be (`UNAVAILABLE`).
     pub client: Result<Arc<dyn ModelClient>, String>,
+    /// Stands for all that makes the client: provider, address, key. Where it differs after a reload, the model is reached
+    /// in another way, and its breaker begins anew (SPEC 4: refused "until a reset or a changed configuration").
+    pub mark: u64,
     /// Of one call.
     pub timeout: Duration,
     /// In tokens; `None`: not known.
@@ -105,6 +108,11 @@ impl Settings {
     /// The role's models in priority order; never empty in a checked configuration.
     pub fn role(&self, role: Role) -> &[ModelId] {
         self.roles.get(&role).map_or(&[], Vec::as_slice)
+    }
+
+    /// Millionths of the currency per million tokens, for models that have a price.
+    pub(crate) fn prices(&self) -> BTreeMap<ModelId, (u64, u64)> {
+        self.models.iter().filter_map(|(id, model)| Some((id.clone(), model.price_micros?))).collect()
     }
 
     /// Of one actor.

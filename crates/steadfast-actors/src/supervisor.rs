@@ -36,7 +36,7 @@ use crate::session::{SessionActor, SessionArgs, SessionMsg};
 use crate::settings::Settings;
 use crate::task::{TaskGuard, report_back};
 use crate::tidy::Pruned;
-use crate::worker::{ModelDirectory, Worker, WorkerArgs};
+use crate::worker::{ModelDirectory, Worker, WorkerArgs, WorkerMsg};
 
 /// An idea that is to become a session.
 #[derive(Debug, Clone)]
@@ -155,6 +155,17 @@ impl ShutDown {
     }
 }
 
+/// A sign of life, and what there is to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// Sessions at work with the ids of their ideas, oldest first.
+    pub active: Vec<(SessionId, String)>,
+    /// Sessions that wait.
+    pub n_queued: usize,
+    /// Why no session begins; `None`: they do.
+    pub paused: Option<String>,
+}
+
 /// What the supervisor is told.
 pub(crate) enum SupervisorMsg {
     /// A new session. Answered when it is durable.
@@ -221,7 +232,16 @@ pub(crate) enum SupervisorMsg {
         /// Where the answer goes.
         reply: oneshot::Sender<()>,
     },
-    /// An asked-for status is complete.
+    /// Are you there? Answered by the handler itself, so that a supervisor that is stuck does not answer.
+    Ping(oneshot::Sender<Beat>),
+    /// Other settings hold from now on. Answered when all actors were told.
+    Configure {
+        /// Which.
+        settings: Arc<Settings>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), SupervisorError>>,
+    },
+    /// An operator resets breakers.
     Reset {
         /// Which model; `None`: all.
         model: Option<ModelId>,
@@ -384,6 +404,13 @@ impl Actor for Supervisor {
                     let _ = outbox.cast(OutboxMsg::Settled(reply));
                 }
             }
+            SupervisorMsg::Ping(reply) => {
+                crate::fault_point::reach("supervisor-ping").await;
+                let _ = reply.send(state.beat());
+            }
+            SupervisorMsg::Configure { settings, reply } => {
+                let _ = reply.send(state.configure(&myself, settings).await);
+            }
             SupervisorMsg::Reset { model, reply } => state.reset(model, reply),
             SupervisorMsg::Shutdown { reason, reply } => state.shut_down(&myself, reason, reply),
             SupervisorMsg::SessionsSaved { ended, reply } => {
@@ -429,64 +456,31 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMsg>,
         child: Shared,
     ) -> Result<(), ActorProcessingErr> {
-        let settings = &self.args.settings;
-        let events = self.args.events.clone();
         let id = match &child {
             Shared::Model(model) => {
-                let Some(model_settings) = settings.models.get(model) else { return Ok(()) };
-                let args = ModelArgs {
-                    model: model.clone(),
-                    client: model_settings.client.clone(),
-                    breaker: settings.breaker_of(model_settings),
-                    max_concurrency: model_settings.max_concurrency,
-                    network: Arc::clone(&self.network),
-                    memory: Arc::new(self.args.keeper.clone()) as Arc<dyn BreakerMemory>,
-                    alerts: settings.alerts.is_some().then(|| Alerts {
-                        keeper: self.args.keeper.clone(),
-                        directory: Arc::clone(&self.directory),
-                        clock: self.args.clock,
-                    }),
-                    recoveries: Arc::clone(&self.recoveries),
-                    meter: Arc::clone(&self.args.meter),
-                    events,
-                };
+                // A model that no role lists any more is not missed.
+                let Some(args) = self.model_args(model) else { return Ok(()) };
                 let (actor, _) = Actor::spawn_linked(None, ModelActor, args, myself.get_cell()).await?;
                 let id = actor.get_id();
                 self.directory.set_model(model.clone(), actor);
                 id
             }
             Shared::Worker(role) => {
-                let args = WorkerArgs {
-                    role: *role,
-                    models: settings.role(*role).to_vec(),
-                    actors: Arc::clone(&self.directory) as Arc<dyn ModelDirectory>,
-                    settings: Arc::clone(&settings.models),
-                    policy: settings.failover.clone(),
-                    fail_primary: settings.fail_primary,
-                    keeper: self.args.keeper.clone(),
-                    ledger: Arc::clone(&self.args.ledger),
-                    recoveries: Arc::clone(&self.recoveries),
-                    meter: Arc::clone(&self.args.meter),
-                    events,
-                };
+                let args = self.worker_args(*role);
                 let (actor, _) = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
                 let id = actor.get_id();
                 self.directory.set_worker(*role, actor);
                 id
             }
             Shared::Outbox => {
-                let args = OutboxArgs {
-                    keeper: self.args.keeper.clone(),
-                    tracker: Arc::clone(&settings.tracker),
-                    alerts: settings.alerts.clone(),
-                    clock: self.args.clock,
-                };
+                let args = self.outbox_args();
                 let (actor, _) = Actor::spawn_linked(None, Outbox, args, myself.get_cell()).await?;
                 let id = actor.get_id();
                 self.directory.set_outbox(actor);
                 id
             }
             Shared::Sentinel => {
+                let settings = &self.args.settings;
                 let args = SentinelArgs {
                     limits: settings.resources.clone(),
                     probe: settings.probe,
@@ -500,6 +494,99 @@ impl SupervisorState {
             }
         };
         self.shared.insert(id, child);
+        Ok(())
+    }
+
+    /// `None` where no role lists the model.
+    fn model_args(&self, model: &ModelId) -> Option<ModelArgs> {
+        let settings = &self.args.settings;
+        let model_settings = settings.models.get(model)?;
+        Some(ModelArgs {
+            model: model.clone(),
+            client: model_settings.client.clone(),
+            mark: model_settings.mark,
+            breaker: settings.breaker_of(model_settings),
+            max_concurrency: model_settings.max_concurrency,
+            network: Arc::clone(&self.network),
+            memory: Arc::new(self.args.keeper.clone()) as Arc<dyn BreakerMemory>,
+            alerts: settings.alerts.is_some().then(|| Alerts {
+                keeper: self.args.keeper.clone(),
+                directory: Arc::clone(&self.directory),
+                clock: self.args.clock,
+            }),
+            recoveries: Arc::clone(&self.recoveries),
+            meter: Arc::clone(&self.args.meter),
+            events: self.args.events.clone(),
+        })
+    }
+
+    fn worker_args(&self, role: Role) -> WorkerArgs {
+        let settings = &self.args.settings;
+        WorkerArgs {
+            role,
+            models: settings.role(role).to_vec(),
+            actors: Arc::clone(&self.directory) as Arc<dyn ModelDirectory>,
+            settings: Arc::clone(&settings.models),
+            policy: settings.failover.clone(),
+            fail_primary: settings.fail_primary,
+            keeper: self.args.keeper.clone(),
+            ledger: Arc::clone(&self.args.ledger),
+            recoveries: Arc::clone(&self.recoveries),
+            meter: Arc::clone(&self.args.meter),
+            events: self.args.events.clone(),
+        }
+    }
+
+    fn outbox_args(&self) -> OutboxArgs {
+        let settings = &self.args.settings;
+        OutboxArgs {
+            keeper: self.args.keeper.clone(),
+            tracker: Arc::clone(&settings.tracker),
+            alerts: settings.alerts.clone(),
+            clock: self.args.clock,
+        }
+    }
+
+    /// Other settings from now on. Sessions at work hold the old ones until they are over; the shared actors are told, and
+    /// none is ended: an actor that ends takes its calls with it. That of a model which no role lists any more stays, for
+    /// what is under way; nobody new asks it.
+    async fn configure(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        settings: Arc<Settings>,
+    ) -> Result<(), SupervisorError> {
+        if self.shutting_down.is_some() {
+            return Err(SupervisorError::ShuttingDown);
+        }
+        let old = std::mem::replace(&mut self.args.settings, settings);
+        let settings = Arc::clone(&self.args.settings);
+        let restarts = |settings: &Settings| (settings.max_restarts, settings.restart_window);
+        if restarts(&old) != restarts(&settings) {
+            self.shared_restarts.clear();
+            self.session_restarts.clear();
+        }
+        self.args.ledger.configure(settings.limits, settings.prices());
+        // Models first: a worker must find each that it may ask.
+        for model in settings.models.keys() {
+            match (self.directory.model(model), self.model_args(model)) {
+                // One that has just failed is started again, with what holds then.
+                (Some(actor), Some(args)) => drop(actor.cast(ModelMsg::Configure(Box::new(args)))),
+                (_, _) => {
+                    let child = Shared::Model(model.clone());
+                    if let Err(error) = self.spawn_shared(myself, child.clone()).await {
+                        self.shared_failed(myself, child, error.to_string()).await;
+                    }
+                }
+            }
+        }
+        for role in Role::ALL {
+            if let Some(worker) = self.directory.worker(role) {
+                drop(worker.cast(WorkerMsg::Configure(Box::new(self.worker_args(role)))));
+            }
+        }
+        if let Some(outbox) = self.directory.outbox() {
+            drop(outbox.cast(OutboxMsg::Configure(self.outbox_args())));
+        }
         Ok(())
     }
 
@@ -814,6 +901,13 @@ impl SupervisorState {
         self.forget(id);
     }
 
+    fn beat(&self) -> Beat {
+        let idea = |id: &SessionId| self.taken.get(id).map(|(idea, _)| idea.clone()).unwrap_or_default();
+        let mut active: Vec<_> = self.sessions.keys().map(|id| (id.clone(), idea(id))).collect();
+        active.sort_unstable();
+        Beat { active, n_queued: self.queue.len(), paused: self.paused.clone() }
+    }
+
     fn status(&self, reply: oneshot::Sender<Status>) {
         let (active, queued) = (self.sessions.keys().cloned().collect(), self.queue.iter().cloned().collect());
         let (directory, settings) = (Arc::clone(&self.directory), Arc::clone(&self.args.settings));
@@ -872,7 +966,7 @@ impl SupervisorState {
         }
         let (keeper, queue, clock) = (self.args.keeper.clone(), self.queue.clone(), self.args.clock);
         let policy = self.args.settings.session.clone();
-        let (grace, issues) = (self.args.settings.shutdown_grace, self.args.settings.issues.clone());
+        let grace = self.args.settings.shutdown_grace;
         let outbox = self.directory.outbox();
         let work = async move {
             let mut ended = ShutDown::default();
@@ -894,10 +988,6 @@ impl SupervisorState {
             let saved = tokio::time::timeout_at(deadline, keeper.save(heads)).await;
             let saved = matches!(saved, Ok(Ok(())));
             queue.into_iter().for_each(|id| ended.enter(id, saved));
-            let issue = crate::issues::recovery(&keeper, &ended.saved, &interrupt.reason, &issues, now);
-            if let Ok(Err(error)) = tokio::time::timeout_at(deadline, keeper.save(issue)).await {
-                tracing::error!(error = %error, "recovery issue not saved");
-            }
             if let Some(outbox) = outbox {
                 settle_outbox(&outbox, grace).await;
             }

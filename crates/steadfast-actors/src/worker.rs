@@ -78,6 +78,8 @@ pub(crate) enum WorkerMsg {
         /// Where the result goes. Dropped by the caller: the execution is given up.
         reply: oneshot::Sender<Executed>,
     },
+    /// Carry out what comes from now on with these; what is under way ends as it began.
+    Configure(Box<WorkerArgs>),
     /// Ends the actor with a panic. For tests of supervision.
     #[cfg(test)]
     Crash,
@@ -153,6 +155,7 @@ impl Actor for Worker {
                     let _ = reply.send(result);
                 });
             }
+            WorkerMsg::Configure(args) => state.args = Arc::new(*args),
             #[cfg(test)]
             WorkerMsg::Crash => panic!("told to crash"),
         }

@@ -1,6 +1,8 @@
 //! How a provider is reached, as the wiring hands it over, and why it may be that no call can be made.
 
-use secrecy::SecretString;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use secrecy::{ExposeSecret as _, SecretString};
 
 /// One provider. The part of the configuration that this crate needs; the key is already read.
 #[derive(Debug, Clone)]
@@ -20,6 +22,18 @@ pub struct ProviderSettings {
     pub json_mode: bool,
     /// Program and arguments; no shell is in between. Used by `command` only.
     pub command: Vec<String>,
+}
+
+impl ProviderSettings {
+    /// Stands for all of it, the key included: equal for equal settings, within one process. For finding out whether a
+    /// model is reached in another way than before.
+    pub fn mark(&self) -> u64 {
+        let Self { kind, base_url, key, stream, json_mode, command } = self;
+        let mut hasher = DefaultHasher::new();
+        let key = key.as_ref().map(|key| key.expose_secret());
+        (kind, base_url, key, stream, json_mode, command).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 impl Default for ProviderSettings {

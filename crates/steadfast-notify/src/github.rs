@@ -238,7 +238,7 @@ impl Inner {
         let mut next = Some(with_query(all.clone(), &[("since", &rfc3339(since))]));
         for page in 0..MAX_PAGES {
             let Some(url) = next.take() else { return Ok(None) };
-            let answer = self.api.ask(Method::GET, url.clone(), None).await?;
+            let answer = self.api.ask(Method::GET, url, None).await?;
             if page == 0 && is_before(&answer, since) {
                 // Our clock was far ahead when this was decided: the time is worth nothing.
                 next = Some(all.clone());
@@ -250,7 +250,7 @@ impl Inner {
             if let Some(found) = found {
                 return Ok(Some(found.html_url));
             }
-            next = self.api.next_page(&url, &answer);
+            next = self.api.next_page(&answer)?;
         }
         let what =
             format!("cannot tell whether this was filed: {} has too many issues to look through", self.repository);
@@ -297,12 +297,12 @@ impl Inner {
         let mut next = Some(with_query(below(issue, "comments"), &[("per_page", PER_PAGE)]));
         for _ in 0..MAX_PAGES {
             let Some(url) = next.take() else { return Ok(false) };
-            let answer = self.api.ask(Method::GET, url.clone(), None).await?;
+            let answer = self.api.ask(Method::GET, url, None).await?;
             let comments: Vec<Comment> = answer.read("the comments")?;
             if comments.iter().any(|comment| carries(comment.body.as_deref(), marker)) {
                 return Ok(true);
             }
-            next = self.api.next_page(&url, &answer);
+            next = self.api.next_page(&answer)?;
         }
         Ok(false)
     }
@@ -351,7 +351,6 @@ fn note(extras: &Extras, made: &Shown) -> Option<String> {
 
 /// Our key first, so that no cut can take it away and no text of others stands before it.
 fn body(marker: &str, note: Option<&str>, text: &str) -> String {
-    let text = &quiet(text);
     let note = note.map(|note| format!("> {note}.\n\n")).unwrap_or_default();
     let head = format!("{marker}\n{note}");
     let room = MAX_BODY_CHARS.saturating_sub(units(&head));
@@ -366,22 +365,6 @@ fn body(marker: &str, note: Option<&str>, text: &str) -> String {
         fits
     };
     format!("{head}{word}{}", text.chars().take_while(fits).collect::<String>())
-}
-
-/// Texts of models and of checks must not call people: an invisible space after an `@` keeps it from being a mention. In code
-/// as well, for what is code to GitHub cannot be told for sure here. Addresses of mail stay as they are.
-fn quiet(text: &str) -> String {
-    let mut quiet = String::with_capacity(text.len() + 16);
-    let mut before = ' ';
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        quiet.push(c);
-        if c == '@' && !before.is_alphanumeric() && chars.peek().is_some_and(|next| next.is_alphanumeric()) {
-            quiet.push('\u{200b}');
-        }
-        before = c;
-    }
-    quiet
 }
 
 /// Counted so that what is beyond the basic plane counts twice: whichever way GitHub counts, it fits.

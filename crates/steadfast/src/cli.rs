@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run as the long-running service
     Daemon,
+    /// Have the daemon read its configuration again; a bad one is refused, and the old one kept
+    Reload,
     /// Hand an idea to the daemon
     Submit(SubmitArgs),
     /// List sessions, newest first

@@ -4,7 +4,7 @@ mod stream;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
@@ -19,30 +19,39 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::cli::Global;
 use crate::commands::look::now_minute;
 use crate::commands::{self, look, orders, outbox, run};
 use crate::exit::{Failure, failed};
 use crate::feed::Feed;
 use crate::report::{OutboxReport, Report};
+use crate::service_manager::{self, ServiceManager};
 use crate::setup::Setup;
 use crate::wire::{
-    CheckBody, ErrorBody, ModelRow, PruneDone, RateReport, ResetBody, ResetDone, Roles, StatusBody, SubmitBody,
-    Submitted,
+    CheckBody, ErrorBody, ModelRow, PruneDone, RateReport, Reloaded, ResetBody, ResetDone, Roles, StatusBody,
+    SubmitBody, Submitted,
 };
 
 /// What the routes work on.
 pub(crate) struct Control {
-    pub(crate) setup: Setup,
+    /// Replaced as a whole by a reload.
+    setup: RwLock<Arc<Setup>>,
     pub(crate) handle: Handle,
-    pub(crate) serves: Serves,
+    serves: Serves,
+    /// Held by the one reload that is under way.
+    reloading: tokio::sync::Mutex<()>,
     pub(crate) feed: Feed,
 }
 
 /// What the process is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Serves {
     /// It is a daemon.
-    Everyone,
+    Everyone {
+        /// What it was started with, for reading the configuration again.
+        global: Global,
+        /// Hears of a reload.
+        manager: ServiceManager,
+    },
     /// It carries one session in the foreground and ends with it: it can be looked at and cancelled, and takes nothing new.
     OneSession,
 }
@@ -88,6 +97,7 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
         .route("/v1/outbox/flush", post(flush))
         .merge(stream::routes())
         .route("/v1/store/check", get(check))
+        .route("/v1/reload", post(reload))
         .with_state(control);
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
         // Dropped or sent: either way it is time to stop.
@@ -119,9 +129,45 @@ impl IntoResponse for Failure {
 }
 
 impl Control {
+    pub(crate) fn new(setup: Setup, handle: Handle, serves: Serves, feed: Feed) -> Self {
+        Self { setup: RwLock::new(Arc::new(setup)), handle, serves, reloading: tokio::sync::Mutex::default(), feed }
+    }
+
+    /// What is configured now.
+    fn setup(&self) -> Arc<Setup> {
+        Arc::clone(&self.setup.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the configuration again and has it hold, or keeps the old one.
+    async fn reload(self: &Arc<Self>, global: &Global) -> Result<Reloaded, Failure> {
+        let old = self.setup();
+        let (before, global) = (Arc::clone(&old), global.clone());
+        // Files are read, and bubblewrap is tried.
+        let reading = tokio::task::spawn_blocking(move || {
+            let (new, at_next_start) = before.load_again(&global)?;
+            let settings = new.settings()?;
+            Ok((new, settings, at_next_start))
+        });
+        let (new, settings, at_next_start) = reading.await.map_err(|error| failed("cannot read it", &error))??;
+        self.handle.configure(settings).await.map_err(|error| Failure::Failed(error.to_string()))?;
+        let (was, is) = (old.models(), new.models());
+        let names =
+            |some: std::collections::btree_set::Difference<'_, ModelId>| some.map(ToString::to_string).collect();
+        let callable = new.check_callable(false).err().map(|failure| failure.to_string());
+        let done = Reloaded {
+            sources: new.loaded.files.iter().map(|path| path.display().to_string()).collect(),
+            models_added: names(is.difference(&was)),
+            models_removed: names(was.difference(&is)),
+            at_next_start: at_next_start.into_iter().map(str::to_owned).collect(),
+            warnings: new.loaded.warnings.iter().map(ToString::to_string).chain(callable).collect(),
+        };
+        *self.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(done)
+    }
+
     fn takes_work(&self) -> Result<(), Failure> {
         match self.serves {
-            Serves::Everyone => Ok(()),
+            Serves::Everyone { .. } => Ok(()),
             Serves::OneSession => Err(Failure::Usage(
                 "a session is carried in the foreground on this state directory, and nothing else is begun beside it: \
                  wait for its end, or use `steadfast daemon`, which carries many"
@@ -148,7 +194,8 @@ struct Limit {
 
 async fn sessions(State(control): Shared, Query(query): Query<Limit>) -> Result<Json<Vec<Report>>, Failure> {
     let limit = query.limit.unwrap_or(usize::MAX);
-    let list = control.read(move |control| look::list(control.handle.keeper(), limit, &control.setup.session_policy()));
+    let list =
+        control.read(move |control| look::list(control.handle.keeper(), limit, &control.setup().session_policy()));
     list.await.map(Json)
 }
 
@@ -156,7 +203,7 @@ async fn session(State(control): Shared, UrlPath(id): UrlPath<String>) -> Result
     let one = control.read(move |control| {
         let keeper = control.handle.keeper();
         let session = look::find(keeper, Some(&id), true)?;
-        look::one(keeper, &session, &control.setup.session_policy())
+        look::one(keeper, &session, &control.setup().session_policy())
     });
     one.await.map(Json)
 }
@@ -165,7 +212,7 @@ async fn submit(State(control): Shared, Json(body): Json<SubmitBody>) -> Result<
     let submission = async {
         control.takes_work()?;
         let idea = Idea::parse(&body.idea, &body.file_stem).map_err(|error| Failure::Usage(error.to_string()))?;
-        control.setup.check_callable(body.allow_degraded)?;
+        control.setup().check_callable(body.allow_degraded)?;
         run::prepare(idea, PathBuf::from(body.repo), body.allow_degraded).await
     };
     let submission = submission.await.map_err(IntoResponse::into_response)?;
@@ -227,13 +274,38 @@ async fn flush(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failur
     outbox::flush_now(&control.handle, waiting).await.map(Json)
 }
 
+/// SIGHUP ends the daemon (SPEC 8), so a reload is an order like others; `ExecReload=` of the unit gives it.
+async fn reload(State(control): Shared) -> Result<Json<Reloaded>, Failure> {
+    let Serves::Everyone { global, manager } = &control.serves else {
+        return Err(Failure::Usage(
+            "a session is carried in the foreground; it keeps the configuration that it began with".to_owned(),
+        ));
+    };
+    let _alone = control.reloading.lock().await;
+    manager.tell(&service_manager::reloading());
+    let result = control.reload(global).await;
+    let status = match &result {
+        Ok(done) => {
+            let Reloaded { models_added, models_removed, at_next_start, warnings, .. } = done;
+            tracing::info!(?models_added, ?models_removed, ?at_next_start, ?warnings, "configuration read again");
+            "the configuration was read again".to_owned()
+        }
+        Err(failure) => {
+            tracing::error!(error = %failure, "configuration refused, the old one is kept");
+            format!("the configuration is refused and the old one kept: {failure}")
+        }
+    };
+    manager.tell(&format!("READY=1\n{}", service_manager::status(&status)));
+    result.map(Json)
+}
+
 async fn prune(State(control): Shared) -> Result<Json<PruneDone>, Failure> {
     orders::pruned(control.handle.prune().await).map(Json)
 }
 
 async fn check(State(control): Shared) -> Result<Json<CheckBody>, Failure> {
     let check = control
-        .read(|control| commands::store::checked(control.handle.keeper(), control.setup.state_dir(), &mut |_, _| ()));
+        .read(|control| commands::store::checked(control.handle.keeper(), control.setup().state_dir(), &mut |_, _| ()));
     check.await.map(Json)
 }
 
@@ -259,12 +331,12 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
     let shared = Arc::clone(&control);
     let rest = shared.read(move |control| {
         let keeper = control.handle.keeper();
-        let store = look::store_status(keeper, control.setup.state_dir())?;
+        let store = look::store_status(keeper, control.setup().state_dir())?;
         Ok((look::count(keeper, &active, &queued)?, look::undelivered(keeper)?, store))
     });
     let (sessions, outbox, store) = rest.await?;
     Ok(Json(StatusBody {
-        daemon: control.serves == Serves::Everyone,
+        daemon: matches!(control.serves, Serves::Everyone { .. }),
         paused: status.paused,
         roles,
         rates: RateReport::all(&control.handle.meter().rates(), now_minute()),

@@ -15,6 +15,7 @@ mod logging;
 mod manifests;
 mod progress;
 mod report;
+mod service_manager;
 mod setup;
 mod signals;
 mod story;
@@ -64,6 +65,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Run(args) => light(commands::run::run(global, args)),
         Command::Resume { id } => light(commands::run::resume(global, id)),
         Command::Daemon => busy(commands::daemon::daemon(global)),
+        Command::Reload => light(commands::orders::reload(global)),
         Command::Submit(args) => light(commands::orders::submit(global, args)),
         Command::Cancel { id } => light(commands::orders::cancel(global, &id)),
         Command::Retry { id } => light(commands::run::retry(global, &id)),

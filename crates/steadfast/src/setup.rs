@@ -1,6 +1,6 @@
 //! From the configuration to running actors: the only place that knows both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,8 +53,21 @@ impl Setup {
         Ok(Self { config, loaded })
     }
 
+    /// Reads the configuration again, for a daemon that goes on: what cannot change while it runs stays as it is, and is
+    /// named.
+    pub(crate) fn load_again(&self, global: &Global) -> Result<(Self, Vec<&'static str>), Failure> {
+        let mut new = Self::load(global)?;
+        let at_next_start = keep_fixed(&self.config, &mut new.config);
+        Ok((new, at_next_start))
+    }
+
     pub(crate) fn state_dir(&self) -> &Path {
         &self.config.daemon.state_dir
+    }
+
+    /// Every model that a role lists.
+    pub(crate) fn models(&self) -> BTreeSet<ModelId> {
+        Role::ALL.iter().flat_map(|role| self.config.roles.of(*role)).cloned().collect()
     }
 
     /// Each model's client, or why it cannot be called.
@@ -73,19 +86,31 @@ impl Setup {
         if self.config.models.get(id).is_some_and(|model| !model.enabled) {
             return Err("disabled".to_owned());
         }
+        let settings = self.provider(id, environment)?;
+        steadfast_model::client(&settings, id.name()).map_err(|uncallable| uncallable.to_string())
+    }
+
+    /// How a model is reached, with its key.
+    fn provider(&self, id: &ModelId, environment: &Environment) -> Result<ProviderSettings, String> {
         let Some(provider) = self.config.providers.get(id.provider()) else {
             return Err(format!("provider {} is not configured", id.provider()));
         };
         let key = provider.key(id.provider(), environment).map_err(|missing| missing.to_string())?;
-        let settings = ProviderSettings {
+        Ok(ProviderSettings {
             kind: provider.kind.as_str().to_owned(),
             base_url: provider.base_url.clone().unwrap_or_default(),
             key,
             stream: provider.stream,
             json_mode: provider.json_mode,
             command: provider.command.clone(),
-        };
-        steadfast_model::client(&settings, id.name()).map_err(|uncallable| uncallable.to_string())
+        })
+    }
+
+    /// Stands for the way in which a model is reached, or for that it is not.
+    fn mark(&self, id: &ModelId, environment: &Environment) -> u64 {
+        let is_enabled = self.config.models.get(id).is_none_or(|model| model.enabled);
+        let provider = self.provider(id, environment).ok().filter(|_| is_enabled);
+        provider.map_or(0, |provider| provider.mark())
     }
 
     /// SPEC 5: an idea is refused when no model of some role can be called at all.
@@ -139,11 +164,13 @@ impl Setup {
     /// Everything the actors need.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         let config = &self.config;
+        let environment = Environment::of_process();
         let clients = self.clients();
         let models = clients.into_iter().map(|(id, client)| {
             let model = config.models.get(&id);
             let settings = ModelSettings {
                 client,
+                mark: self.mark(&id, &environment),
                 timeout: model.map_or(Duration::from_secs(300), |model| model.timeout),
                 context_window: model.and_then(|model| model.context_window).map(u32::from),
                 max_output_tokens: model.and_then(|model| model.max_output_tokens).map(u32::from),
@@ -347,6 +374,30 @@ fn opened(keeper: Result<Keeper, KeeperError>) -> Result<Keeper, Failure> {
         keeper.report().iter().for_each(|line| crate::progress::note(&format!("warning: {line}")));
     }
     Ok(keeper)
+}
+
+/// Gives the new configuration the old one's values of what holds for the life of a process, and answers the keys that
+/// differed.
+fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
+    let mut differed = Vec::new();
+    macro_rules! keep {
+        ($($key:literal $($field:ident).+;)+) => {$(
+            if new.$($field).+ != old.$($field).+ {
+                new.$($field).+.clone_from(&old.$($field).+);
+                differed.push($key);
+            }
+        )+};
+    }
+    keep! {
+        "daemon.state_dir" daemon.state_dir;
+        "daemon.listen" daemon.listen;
+        "daemon.time_limit" daemon.time_limit;
+        "daemon.time_limit_margin" daemon.time_limit_margin;
+        "daemon.memory_limit" daemon.memory_limit;
+        "daemon.min_free_disk" daemon.min_free_disk_bytes;
+        "log.format" log.format;
+    }
+    differed
 }
 
 /// Reads the layers of the configuration.

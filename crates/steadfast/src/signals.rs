@@ -14,7 +14,7 @@ use crate::exit::{Failure, SECOND_SIGINT, SECOND_SIGTERM, failed};
 
 /// After the first signal the process ends at the latest after this time, whatever hangs. Well inside systemd's default
 /// stop timeout of 90 s.
-const HARD_DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const HARD_DEADLINE: Duration = Duration::from_secs(20);
 
 static SECOND_CODE: AtomicI32 = AtomicI32::new(SECOND_SIGTERM);
 /// Signals that ctrlc has seen, and those whose kind is known.

@@ -6,7 +6,24 @@ use clap::Parser as _;
 
 use crate::cli::Cli;
 use crate::report::{FileReport, MilestoneReport, OutboxReport, Report};
-use crate::wire::{CheckBody, DamagedRecord, ModelRow, RateRow, StatusBody};
+use crate::wire::{CheckBody, DamagedRecord, ModelRow, RateRow, Reloaded, StatusBody};
+
+/// What a reload has done.
+pub(crate) fn reloaded(done: &Reloaded) -> String {
+    let mut out = "the configuration was read again; sessions at work keep what they began with\n".to_owned();
+    let mut line = |what: &str, items: &[String]| {
+        if !items.is_empty() {
+            let _ = writeln!(out, "{what}: {}", items.join(", "));
+        }
+    };
+    line("new models", &done.models_added);
+    line("models that no role lists any more", &done.models_removed);
+    line("changed, but only from the next start on", &done.at_next_start);
+    for warning in &done.warnings {
+        line("warning", std::slice::from_ref(warning));
+    }
+    out
+}
 
 /// A whole session: what was done, by whom, what is missing, what to do.
 pub(crate) fn report(report: &Report) -> String {

@@ -63,6 +63,22 @@ pub(crate) struct PruneDone {
     pub(crate) set_aside: usize,
 }
 
+/// The answer to `POST /v1/reload`: what holds now.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reloaded {
+    /// Files that were read, in order.
+    pub(crate) sources: Vec<String>,
+    /// Models that a role lists now, and none did before.
+    pub(crate) models_added: Vec<String>,
+    /// Models that no role lists any more.
+    pub(crate) models_removed: Vec<String>,
+    /// Keys whose new value holds from the next start on.
+    pub(crate) at_next_start: Vec<String>,
+    /// What is allowed but probably not meant.
+    pub(crate) warnings: Vec<String>,
+}
+
 /// `status --json` (SPEC 13).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StatusBody {

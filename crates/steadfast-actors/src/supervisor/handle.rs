@@ -13,7 +13,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::{
-    Emergency, ShutDown, Status, Submission, SubmitError, Supervisor, SupervisorArgs, SupervisorError, SupervisorMsg,
+    Beat, Emergency, ShutDown, Status, Submission, SubmitError, Supervisor, SupervisorArgs, SupervisorError,
+    SupervisorMsg,
 };
 use crate::budget::Ledger;
 use crate::checkpoint_keeper::{Keeper, KeeperError};
@@ -77,10 +78,9 @@ impl Submission {
 pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnErr> {
     let events = Events::default();
     let emergency = watch::Sender::new(None);
-    let prices = settings.models.iter().filter_map(|(id, model)| Some((id.clone(), model.price_micros?))).collect();
     // A store that cannot be read shows with the first session; here it only means that nothing is known to be spent.
     let spent_today = keeper.spent_on(today()).unwrap_or_default().unwrap_or_default();
-    let ledger = Ledger::new(settings.limits, prices, today, (today(), spent_today));
+    let ledger = Ledger::new(settings.limits, settings.prices(), today, (today(), spent_today));
     let rates = keeper.rates().unwrap_or_default();
     let meter = Arc::new(Meter::new(rates, wall_clock_ms));
     crate::tidy::all(&keeper, &settings.state_dir).await;
@@ -235,6 +235,23 @@ impl Handle {
     pub async fn settle_outbox(&self, at_most: Duration) {
         let flush = false;
         let _ = tokio::time::timeout(at_most, self.ask(|reply| SupervisorMsg::SettleOutbox { flush, reply })).await;
+    }
+
+    /// A sign of life from the supervisor itself; it costs one message. `None` once it has gone. Waits for as long as a
+    /// supervisor is stuck: give it a time.
+    pub async fn beat(&self) -> Option<Beat> {
+        self.ask(SupervisorMsg::Ping).await
+    }
+
+    /// Has other settings hold from now on. Sessions at work keep theirs, but ask the new models from their next question on;
+    /// what is under way ends as it began. The state directory is to be the old one.
+    ///
+    /// # Errors
+    /// [`SupervisorError::ShuttingDown`]; then nothing has changed.
+    pub async fn configure(&self, settings: Settings) -> Result<(), SupervisorError> {
+        let settings = Arc::new(settings);
+        let answer = self.ask(|reply| SupervisorMsg::Configure { settings, reply }).await;
+        answer.unwrap_or(Err(SupervisorError::ShuttingDown))
     }
 
     /// Resets the breaker of one model or of all; answers how many were reset.

@@ -50,6 +50,7 @@ impl One {
             meter: Arc::new(crate::meter::Meter::new(steadfast_core::rates::Rates::default(), || 0)),
             model: ModelId::new("p/one").unwrap(),
             client: Ok(client.client()),
+            mark: 0,
             breaker: BreakerConfig {
                 failure_threshold: NonZeroU32::new(2).unwrap(),
                 probe_lease: S(300),
@@ -473,4 +474,42 @@ async fn a_gate_holds_as_many_calls_as_there_are_slots() {
         assert!(answered(&call.await.unwrap()));
     }
     assert_eq!(journal.asked().len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_reached_in_another_way_begins_a_new_breaker_and_another_tuning_keeps_the_old_one() {
+    let journal = Journal::new();
+    let refused = Scripted::new("one", &journal).always(fails(Fault::Denied));
+    let one = One::start(&refused, 1).await;
+    one.call().await;
+    assert_eq!(one.shown().await, "OPEN");
+    let tuned = ModelArgs { max_concurrency: NonZeroUsize::new(2).unwrap(), ..one.args.clone() };
+    one.actor.cast(ModelMsg::Configure(Box::new(tuned))).unwrap();
+    assert_eq!(one.shown().await, "OPEN");
+    // The same name with another key.
+    let good = Scripted::new("one", &journal);
+    let other = ModelArgs { client: Ok(good.client()), mark: 1, ..one.args.clone() };
+    one.actor.cast(ModelMsg::Configure(Box::new(other))).unwrap();
+    assert_eq!(one.shown().await, "CLOSED");
+    assert!(matches!(one.call().await, ModelReply::Answered { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_under_way_ends_as_it_began_though_its_model_is_configured_anew_and_new_slots_are_used_at_once() {
+    let (journal, gate) = (Journal::new(), Gate::new());
+    let slow = Scripted::new("one", &journal).always(gate.holds(text("good")));
+    let one = One::start(&slow, 1).await;
+    let (first, second) = (one.ask(), one.ask());
+    journal.reaches(1).await;
+    settle().await;
+    assert_eq!(one.status().await.waiting, 1);
+    let good = Scripted::new("other", &journal);
+    let max_concurrency = NonZeroUsize::new(2).unwrap();
+    let other = ModelArgs { client: Ok(good.client()), mark: 1, max_concurrency, ..one.args.clone() };
+    one.actor.cast(ModelMsg::Configure(Box::new(other))).unwrap();
+    // The one that waited asks the new client.
+    assert!(matches!(second.await.unwrap(), ModelReply::Answered { .. }));
+    gate.open();
+    assert!(matches!(first.await.unwrap(), ModelReply::Answered { .. }));
+    assert_eq!(journal.shown(), "one@0 other@0");
 }

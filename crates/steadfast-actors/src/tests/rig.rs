@@ -112,6 +112,7 @@ impl Rig {
             let max_concurrency = NonZeroUsize::new(tuning.max_concurrency).unwrap();
             let model_settings = ModelSettings {
                 client: Ok(model.client()),
+                mark: 0,
                 timeout: tuning.timeout,
                 context_window: tuning.windows.get(model.name()).copied(),
                 max_output_tokens: tuning.max_output_tokens,
@@ -122,6 +123,7 @@ impl Rig {
             let one = ModelArgs {
                 model: id.clone(),
                 client: Ok(model.client()),
+                mark: 0,
                 breaker: BreakerConfig {
                     failure_threshold: NonZeroU32::new(tuning.threshold).unwrap(),
                     probe_lease: tuning.timeout,

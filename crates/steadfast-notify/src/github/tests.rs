@@ -192,16 +192,6 @@ async fn bodies_and_titles_are_bounded_and_keep_their_key() {
 }
 
 #[tokio::test]
-async fn what_a_model_wrote_calls_nobody() {
-    let server = GithubServer::start();
-    let calls = "@octocat, look (@acme/admins): `@app.route`, mail a@b.c, 5 @ 3\n@x".to_owned();
-    tracker(&server).file(Issue { body: calls, ..issue("k1") }, Tried::Never).await.unwrap();
-    let body = server.issues()[0]["body"].as_str().unwrap().to_owned();
-    let quiet = "@\u{200b}octocat, look (@\u{200b}acme/admins): `@\u{200b}app.route`, mail a@b.c, 5 @ 3\n@\u{200b}x";
-    assert_eq!(body.split_once('\n').unwrap().1, quiet);
-}
-
-#[tokio::test]
 async fn refusals_say_what_to_do_and_are_tried_seldom() {
     for (status, said, words) in [
         (401, "Bad credentials", "refuses the token (401 Bad credentials)"),
@@ -286,11 +276,9 @@ async fn the_token_goes_to_no_other_host_by_a_redirect_or_a_link() {
     server.next(Method::POST, Turn::answer(307, &[("location", &elsewhere)], json!({})));
     let error = tracker(&server).file(issue("k1"), Tried::Never).await.unwrap_err();
     assert!(error.to_string().contains("another host"), "{error}");
-    let link = format!("<{elsewhere}?page=1>; rel=\"next\"");
+    let link = format!("<{elsewhere}>; rel=\"next\"");
     server.next(Method::GET, Turn::answer(200, &[("link", &link)], json!([])));
-    server.file("Ours", &issue("k1").marker());
-    // The second page is asked for where the first one was.
-    assert!(tracker(&server).file(issue("k1"), again()).await.unwrap().found);
+    assert!(tracker(&server).file(issue("k1"), again()).await.is_err());
     assert!(other.asked().is_empty());
     // And none goes in a circle for ever.
     for _ in 0..9 {

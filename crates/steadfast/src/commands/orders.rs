@@ -1,4 +1,4 @@
-//! `submit` and `cancel`, and orders about a session that go to the daemon.
+//! `submit`, `cancel` and `reload`, and orders about a session that go to the daemon.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::commands::run::absolute;
 use crate::exit::{Failure, Outcome};
 use crate::setup::{Access, Setup};
 use crate::text::n_of;
-use crate::wire::{PruneDone, SubmitBody, Submitted};
-use crate::{print, print_json};
+use crate::wire::{PruneDone, Reloaded, SubmitBody, Submitted};
+use crate::{print, print_json, text};
 
 /// The largest idea file that is read; the idea itself may have 256 KiB.
 const MAX_IDEA_FILE: u64 = 1 << 20;
@@ -136,5 +136,26 @@ pub(crate) async fn order(global: &Global, client: &Client, id: Option<&str>, or
         return print_json(&done);
     }
     print(&format!("session {}: {order} done\n", done.session_id));
+    Ok(())
+}
+
+/// `steadfast reload`. With `--state-dir` the configuration is not read here at all: that is for the daemon to do, which
+/// knows where its own comes from.
+pub(crate) async fn reload(global: &Global) -> Outcome {
+    let state_dir = match &global.state_dir {
+        Some(dir) => absolute(dir)?,
+        None => Setup::load(global)?.state_dir().to_owned(),
+    };
+    let Some(client) = Client::connect_waiting(&state_dir).await else {
+        return Err(Failure::Failed(format!(
+            "no daemon answers for {}; one that was started with another state directory is named by --state-dir",
+            state_dir.display()
+        )));
+    };
+    let done: Reloaded = client.post("/v1/reload", &Value::Null).await?;
+    if global.json {
+        return print_json(&done);
+    }
+    print(&text::reloaded(&done));
     Ok(())
 }

@@ -121,7 +121,7 @@ impl Foreground {
         let (signals, events) = (signals::listen()?, handle.events().watch());
         let feed = Feed::start(handle.events(), handle.keeper());
         let socket = socket_path(setup.state_dir());
-        let control = Arc::new(Control { setup, handle, serves: Serves::OneSession, feed });
+        let control = Arc::new(Control::new(setup, handle, Serves::OneSession, feed));
         let server = control::serve(&socket, Arc::clone(&control)).await?;
         Ok(Self { control, server, socket, signals, events })
     }
