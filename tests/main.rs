@@ -29,3 +29,4 @@ mod shapes;
 mod signals;
 mod store;
 mod sync_order;
+mod units;
