@@ -154,6 +154,8 @@ pub(crate) struct SessionContext {
     /// The session was just submitted: its branch and worktree do not exist yet.
     is_new: bool,
     workspace: OnceLock<Arc<Workspace>>,
+    /// Opened to claim the branch, until the workspace takes it.
+    opened: Mutex<Option<Repository>>,
     /// Of the commit that the milestone at work builds on.
     snapshot: Mutex<Option<Arc<Snapshot>>>,
 }
@@ -189,6 +191,7 @@ impl SessionContext {
             directory,
             is_new,
             workspace: OnceLock::new(),
+            opened: Mutex::new(None),
             snapshot: Mutex::new(None),
         }
     }
@@ -256,6 +259,7 @@ impl SessionContext {
             let repository = Repository::open(&context.repo_dir).map_err(broken)?;
             let claimed = repository.claim_for(&context.session, &context.branch(), &context.base).map_err(broken)?;
             if claimed {
+                *context.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(repository);
                 return Ok(None);
             }
             let other = repository.free_branch(&context.idea_id).map_err(broken)?;
@@ -280,7 +284,8 @@ impl SessionContext {
                     &self.settings.state_dir,
                     &self.session,
                 ));
-                let repository = Repository::open(&self.repo_dir).map_err(broken)?;
+                let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let repository = opened.map_or_else(|| Repository::open(&self.repo_dir), Ok).map_err(broken)?;
                 let files = if self.settings.checks.is_empty() {
                     repository.add_branch(&self.branch(), &self.base).map(|()| Files::Draft(Draft::of(&self.base)))
                 } else {

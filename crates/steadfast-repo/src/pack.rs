@@ -11,8 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
 use git2::ObjectType;
 use sha1_smol::Sha1;
 
@@ -111,9 +110,10 @@ impl Pack {
         data.extend_from_slice(&2_u32.to_be_bytes());
         data.extend_from_slice(&n_objects.to_be_bytes());
         let mut places = Vec::with_capacity(distinct.len());
+        let mut zlib = Compress::new(Compression::default(), true);
         for object in &distinct {
             let start = data.len();
-            append_object(&mut data, object).expect("writing to memory does not fail");
+            append_object(&mut data, &mut zlib, object).expect("writing to memory does not fail");
             places.push((start, crc32fast::hash(&data[start..])));
         }
         let checksum = Sha1::from(&data).digest();
@@ -150,7 +150,8 @@ impl Pack {
     }
 }
 
-fn append_object(pack: &mut Vec<u8>, object: &NewObject) -> io::Result<()> {
+/// `zlib`: used for all, since making one costs more than packing a small file.
+fn append_object(pack: &mut Vec<u8>, zlib: &mut Compress, object: &NewObject) -> io::Result<()> {
     let kind: u8 = match object.kind {
         ObjectType::Commit => 1,
         ObjectType::Tree => 2,
@@ -166,9 +167,20 @@ fn append_object(pack: &mut Vec<u8>, object: &NewObject) -> io::Result<()> {
         size >>= 7;
     }
     pack.push(byte);
-    let mut zlib = ZlibEncoder::new(pack, Compression::default());
-    zlib.write_all(&object.data)?;
-    zlib.finish().map(drop)
+    zlib.reset();
+    // Incompressible data grows by a few bytes each 16 KiB.
+    let mut packed = Vec::with_capacity(object.data.len() + object.data.len() / 1000 + 64);
+    let mut taken = 0;
+    loop {
+        let status = zlib.compress_vec(&object.data[taken..], &mut packed, FlushCompress::Finish)?;
+        taken = usize::try_from(zlib.total_in()).unwrap_or(usize::MAX);
+        match status {
+            Status::StreamEnd => break,
+            Status::Ok | Status::BufError => packed.reserve(4096),
+        }
+    }
+    pack.extend_from_slice(&packed);
+    Ok(())
 }
 
 /// Where a repository keeps its objects.

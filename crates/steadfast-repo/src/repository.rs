@@ -279,7 +279,7 @@ impl Repository {
 
     /// [`Repository::commit_files`] and [`Repository::advance`] from its parent in one, which saves the disk one of four
     /// round trips. For a caller that has saved everything that the commit is made of, so that it can be repeated: a
-    /// repetition does no harm.
+    /// repetition does no harm. `None`: the changes make no difference to the files of `parent`, and there is nothing to commit.
     ///
     /// # Errors
     /// As of both. On [`RepoError::ForeignCommit`] nothing was stored.
@@ -291,8 +291,12 @@ impl Repository {
         message: &str,
         author: &Author,
         time_unix_s: i64,
-    ) -> Result<CommitId, RepoError> {
+    ) -> Result<Option<CommitId>, RepoError> {
         let (id, objects) = self.build(parent, changes, message, author, time_unix_s)?;
+        // The commit itself and nothing else that is new: its tree is its parent's.
+        if objects.len() == 1 {
+            return Ok(None);
+        }
         let identity = self.identity();
         let change = branch_move(branch, Some(oid(parent)?), id, &identity, MILESTONE_NOTE)?;
         // Not held as a temporary: the disk works in between.
@@ -306,17 +310,7 @@ impl Repository {
             }
         };
         moved_or_foreign(moved, branch, parent)?;
-        Ok(commit_id(id))
-    }
-
-    /// Whether the changes make any difference to the files of `parent`. A milestone for which they make none gets no commit.
-    ///
-    /// # Errors
-    /// As [`Repository::commit_files`].
-    pub fn changes_anything(&self, parent: &CommitId, changes: &[(RepoPath, FileChange)]) -> Result<bool, RepoError> {
-        let git = self.git();
-        let before = find_commit(&git, parent)?.tree_id();
-        Ok(build_tree(&git, before, changes, &mut Vec::new())? != before)
+        Ok(Some(commit_id(id)))
     }
 
     /// Moves a branch from one commit to another, if it still is at the first, and makes that durable. A branch that is at

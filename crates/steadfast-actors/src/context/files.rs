@@ -167,13 +167,11 @@ impl SessionContext {
             };
             let changes: Vec<(RepoPath, FileChange)> = contents.iter().map(change).collect();
             let repository = &workspace.repository;
-            if !repository.changes_anything(&intent.parent, &changes).map_err(broken)? {
-                return Ok(None);
-            }
             let (branch, parent) = (&context.branch(), &intent.parent);
             let commit = repository
                 .commit_and_advance(branch, parent, &changes, &intent.message, &author, intent.time_s)
                 .map_err(broken)?;
+            let Some(commit) = commit else { return Ok(None) };
             let next = base.after(&commit, &contents, &context.settings.exclude);
             *context.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(next));
             Ok(Some(commit))
