@@ -326,6 +326,12 @@ impl World {
     }
 }
 
+/// Whether a process is there and not only waits to be collected: who collects an orphan is the machine's affair.
+pub(crate) fn is_alive(pid: rustix::process::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 /// Every file under a folder with its bytes, by path; `.git` of a checkout and sockets left out.
 pub(crate) fn files_under(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
