@@ -435,6 +435,14 @@ impl Keeper {
         }
     }
 
+    /// Refuses when another process has opened the store since: asked before a branch moves or an issue is delivered.
+    ///
+    /// # Errors
+    /// [`KeeperError`]; then nothing outside may be changed.
+    pub(crate) fn fence(&self) -> Result<(), KeeperError> {
+        Ok(self.store().fence()?)
+    }
+
     /// Raised by each opening of the store; never comes twice.
     pub fn epoch(&self) -> u64 {
         self.store().epoch()

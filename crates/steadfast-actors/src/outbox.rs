@@ -277,6 +277,7 @@ fn pause(failures: u32, retry: Retry) -> Duration {
 
 /// Files the issue and makes its receipt durable.
 async fn file(args: &OutboxArgs, record: IssueRecord, tried: Tried) -> Result<Delivered, NotDelivered> {
+    args.keeper.fence()?;
     let filed = args.tracker.file(record.issue.clone(), tried).await?;
     let receipt = Write::Delivered(Box::new(IssueRecord { url: Some(filed.url.clone()), ..record }));
     args.keeper.save(vec![receipt]).await?;
@@ -285,6 +286,7 @@ async fn file(args: &OutboxArgs, record: IssueRecord, tried: Tried) -> Result<De
 
 /// Closes an issue or sends an alert, and makes the receipt durable.
 async fn send(args: &OutboxArgs, record: OutgoingRecord, tried: Tried) -> Result<Delivered, NotDelivered> {
+    args.keeper.fence()?;
     let note = match &record.what {
         Outgoing::Closing(closing) => match args.keeper.issue(&closing.issue)?.and_then(|issue| issue.url) {
             Some(url) => args.tracker.close(closing.clone(), url, tried).await?.note,

@@ -183,6 +183,12 @@ pub enum StoreError {
         #[source]
         source: BackendError,
     },
+    /// Another process has opened the store meanwhile, so this one was thought dead: it must change nothing any more.
+    #[error("another process has taken over the store {path}; this one changes nothing any more")]
+    Fenced {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// An earlier failure left this handle unusable; open the store again.
     #[error("the store was given up after an earlier failure; open it again")]
     Broken,
@@ -213,9 +219,12 @@ impl StoreError {
             | Self::Malformed { .. }
             | Self::Encode { .. }
             | Self::TooLarge { .. } => ErrorClass::Record,
-            Self::Io { .. } | Self::Sync { .. } | Self::Index { .. } | Self::Broken | Self::Stopped => {
-                ErrorClass::Reopen
-            }
+            Self::Io { .. }
+            | Self::Sync { .. }
+            | Self::Index { .. }
+            | Self::Fenced { .. }
+            | Self::Broken
+            | Self::Stopped => ErrorClass::Reopen,
         }
     }
 

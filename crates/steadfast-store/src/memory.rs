@@ -238,6 +238,10 @@ impl CheckpointStore for MemoryStore {
         Ok(false)
     }
 
+    fn fence(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn epoch(&self) -> u64 {
         self.lock().epoch
     }

@@ -294,6 +294,10 @@ impl SledStore {
         if writer.frame.is_empty() {
             return Ok(());
         }
+        if let Err(fenced) = self.fence() {
+            self.inner.broken.store(true, Ordering::Release);
+            return Err(fenced);
+        }
         if let Err(error) = writer.journal.write(&mut writer.frame, writer.sequence) {
             // After a failed sync the kernel may drop the data and report success the next time: this handle is done for.
             self.inner.broken.store(true, Ordering::Release);
@@ -512,7 +516,12 @@ impl CheckpointStore for SledStore {
 
     fn maintain(&self) -> Result<bool, StoreError> {
         self.inner.refuse_broken()?;
+        self.fence()?;
         self.step()
+    }
+
+    fn fence(&self) -> Result<(), StoreError> {
+        Witness::fence(&self.inner.dir, self.inner.epoch)
     }
 
     fn epoch(&self) -> u64 {

@@ -165,6 +165,12 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// As [`CheckpointStore::sync`].
     fn maintain(&self) -> Result<bool, StoreError>;
 
+    /// Whether this opening is still the last one: asked before anything outside the store is changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`].
+    fn fence(&self) -> Result<(), StoreError>;
+
     /// Raised and made durable by each opening for writing: an older number than this one belongs to a dead process.
     fn epoch(&self) -> u64;
 

@@ -42,6 +42,10 @@ impl CheckpointStore for Folded {
     fn maintain(&self) -> Result<bool, StoreError> {
         self.0.maintain()
     }
+    fn fence(&self) -> Result<(), StoreError> {
+        self.0.fence()
+    }
+
     fn epoch(&self) -> u64 {
         self.0.epoch()
     }

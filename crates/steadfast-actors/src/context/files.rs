@@ -167,6 +167,7 @@ impl SessionContext {
             };
             let changes: Vec<(RepoPath, FileChange)> = contents.iter().map(change).collect();
             let repository = &workspace.repository;
+            context.keeper.fence().map_err(|error| StopReason::NotSaved(error.to_string()))?;
             let (branch, parent) = (&context.branch(), &intent.parent);
             let commit = repository
                 .commit_and_advance(branch, parent, &changes, &intent.message, &author, intent.time_s)

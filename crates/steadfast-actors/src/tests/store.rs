@@ -84,6 +84,10 @@ impl CheckpointStore for SlowStore {
         self.inner.maintain()
     }
 
+    fn fence(&self) -> Result<(), StoreError> {
+        self.inner.fence()
+    }
+
     fn epoch(&self) -> u64 {
         self.inner.epoch()
     }

@@ -277,3 +277,24 @@ fn damaged_files_are_mended_or_set_aside_with_a_word_about_it_and_never_panic() 
         }
     }
 }
+
+/// Somebody removed the lock, or works in a copy of it: the process that was thought dead must not say that anything was saved.
+#[test]
+fn a_process_whose_store_was_opened_by_another_one_changes_nothing_any_more() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path());
+    put(&store, "before", "kept");
+    assert_eq!(store.fence(), Ok(()));
+    Witness::write_open(dir.path(), store.epoch() + 1, 1).expect("written");
+    assert!(matches!(store.fence(), Err(StoreError::Fenced { .. })));
+    let journal = || std::fs::read(dir.path().join("journal-1")).expect("there");
+    let before = journal();
+    let mut batch = Batch::new();
+    batch.put_keeping_previous(Key::meta("after"), encode(KIND, "lost").expect("fits"));
+    assert!(matches!(store.apply(&batch).and_then(|()| store.sync()), Err(StoreError::Fenced { .. })));
+    assert_eq!(store.sync(), Err(StoreError::Broken));
+    drop(store);
+    assert!(journal() == before, "the journal was written to");
+    let (next, _) = open(dir.path());
+    assert_eq!((get(&next, "before").as_deref(), get(&next, "after")), (Some("kept"), None));
+}

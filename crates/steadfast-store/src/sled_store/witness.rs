@@ -80,6 +80,14 @@ impl Witness {
         fs::rename(&temporary, dir.join(NAME))
     }
 
+    /// Refuses when a later opening than `own` has raised the epoch. The lock keeps others out as long as its file is the one
+    /// that we hold; a person who removes it, or a copied folder, lets them in.
+    pub(super) fn fence(dir: &Path, own: u64) -> Result<(), StoreError> {
+        let text = fs::read(dir.join(NAME)).unwrap_or_default();
+        let later = std::str::from_utf8(&text).ok().and_then(Self::parse).is_some_and(|found| found.epoch > own);
+        if later { Err(StoreError::Fenced { path: dir.to_owned() }) } else { Ok(()) }
+    }
+
     pub(super) fn write_open(dir: &Path, epoch: u64, journal: u64) -> Result<(), StoreError> {
         Self::write(dir, &format!("{epoch}"), journal).map_err(|error| StoreError::from_io("write to", dir, &error))
     }
