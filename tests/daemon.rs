@@ -294,7 +294,9 @@ fn a_daemon_that_is_killed_again_and_again_among_failing_models_leaves_nothing_h
     wait_until("all deliveries", || (world.status()["outbox"]["undelivered"] == 0).then_some(()));
     let issues = world.steadfast(&["outbox", "list", "--json"]).expect(0).json();
     let files = std::fs::read_dir(world.state().join("issues")).map_or(0, Iterator::count);
-    assert_eq!(issues.as_array().unwrap().len(), files);
+    // Recovery issues of the two orderly ends are closed again, which is no file of its own.
+    let filed = issues.as_array().unwrap().iter().filter(|entry| entry["kind"] != "closing").count();
+    assert_eq!(filed, files, "{issues:#}");
     stop(daemon);
     // What was left of a session that was killed in its last moment went with a later start.
     assert_eq!(left_behind(&world), (0, 0));

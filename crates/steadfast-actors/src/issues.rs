@@ -1,5 +1,6 @@
 //! The issues that a session leaves for people: what is missing, why, who was tried, and the command that goes on.
 
+use steadfast_core::ids::SessionId;
 use steadfast_core::session::{
     AgentFailed, AgentResult, Attempt, AttemptOutcome, Event as Happened, Milestone, Phase, Session, Target,
 };
@@ -158,6 +159,68 @@ pub(crate) fn stop(
     writes
 }
 
+/// What is written when a shutdown interrupts sessions (SPEC 8): one issue that names them all, and stays open until the last
+/// of them has gone on. A session for which one is open for the same reason, because it has not moved since, needs none.
+pub(crate) fn recovery(
+    keeper: &Keeper,
+    sessions: &[SessionId],
+    reason: &str,
+    settings: &IssueSettings,
+    now_ms: u64,
+) -> Vec<Write> {
+    let heads = sessions.iter().filter_map(|id| keeper.head(id).ok().flatten());
+    let stands = |session: &Session| keeper.standing(&session.id).is_some_and(|before| is_same_stop(&before, reason));
+    let interrupted: Vec<Session> = heads.filter(|session| session.interrupt.is_some() && !stands(session)).collect();
+    let Some(first) = interrupted.first() else { return Vec::new() };
+    let mut body = format!("Steadfast has ended: {reason}. These sessions were at work or waited, and are saved:\n\n");
+    for session in &interrupted {
+        body.push_str(&format!(
+            "- `{}`: idea `{}`, {}, milestone {} of {}, branch `{}` in `{}`\n",
+            session.id,
+            session.idea,
+            session.phase,
+            session.current,
+            session.n_milestones,
+            session.branch,
+            session.repo
+        ));
+    }
+    body.push_str(
+        "\nNothing that was bought is lost.\n\n**What to do:** nothing, where a service manager starts the daemon again: \
+         it goes on by itself, and this issue is closed then. Else start `steadfast daemon`, or go on by hand:\n\n",
+    );
+    for session in &interrupted {
+        body.push_str(&format!("    steadfast resume {}\n", session.id));
+    }
+    let title = match interrupted.len() {
+        1 => format!("[{}] Interrupted: {reason}", first.idea),
+        n => format!("{n} sessions interrupted: {reason}"),
+    };
+    let issue = Issue {
+        key: format!("{}-recovery-{now_ms}", first.id),
+        kind: IssueKind::Recovery,
+        title: short(title),
+        body,
+        labels: settings.labels.clone(),
+        assignee: settings.assignee.clone(),
+    };
+    let mut writes = Vec::new();
+    for session in &interrupted {
+        if keeper.standing(&session.id).is_some() {
+            let comment = format!("The session was interrupted again: {reason}. There is a new issue for it.");
+            writes.push(Write::WentOn(session.id.clone(), comment, now_ms));
+        }
+        writes.push(Write::Standing(session.id.clone(), issue.key.clone(), reason.to_owned()));
+    }
+    writes.push(Write::Issue(first.id.clone(), Box::new(issue), now_ms));
+    writes
+}
+
+/// A title as a list shows it.
+fn short(title: String) -> String {
+    if title.chars().count() > 120 { title.chars().take(119).chain(['…']).collect() } else { title }
+}
+
 /// The same words with other numbers (calls, tokens, times) are the same reason.
 fn is_same_stop(one: &str, other: &str) -> bool {
     let words = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
@@ -209,8 +272,7 @@ fn stopped(session: &Session, reason: &str, settings: &IssueSettings) -> Issue {
         spent.tokens(),
         session.id
     );
-    let title = format!("[{}] Stopped: {reason}", session.idea);
-    let title = if title.chars().count() > 120 { title.chars().take(119).chain(['…']).collect() } else { title };
+    let title = short(format!("[{}] Stopped: {reason}", session.idea));
     issue(session, IssueKind::Recovery, &format!("stopped-{}", session.updated_ms), title, body, settings)
 }
 

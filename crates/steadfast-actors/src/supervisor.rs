@@ -966,7 +966,7 @@ impl SupervisorState {
         }
         let (keeper, queue, clock) = (self.args.keeper.clone(), self.queue.clone(), self.args.clock);
         let policy = self.args.settings.session.clone();
-        let grace = self.args.settings.shutdown_grace;
+        let (grace, issues) = (self.args.settings.shutdown_grace, self.args.settings.issues.clone());
         let outbox = self.directory.outbox();
         let work = async move {
             let mut ended = ShutDown::default();
@@ -988,6 +988,10 @@ impl SupervisorState {
             let saved = tokio::time::timeout_at(deadline, keeper.save(heads)).await;
             let saved = matches!(saved, Ok(Ok(())));
             queue.into_iter().for_each(|id| ended.enter(id, saved));
+            let issue = crate::issues::recovery(&keeper, &ended.saved, &interrupt.reason, &issues, now);
+            if let Ok(Err(error)) = tokio::time::timeout_at(deadline, keeper.save(issue)).await {
+                tracing::error!(error = %error, "recovery issue not saved");
+            }
             if let Some(outbox) = outbox {
                 settle_outbox(&outbox, grace).await;
             }

@@ -315,6 +315,17 @@ async fn a_completed_session_that_was_not_packed_is_packed_at_the_next_start() {
     assert_eq!(yard.handle.keeper().unpacked().unwrap(), [id]);
 }
 
+/// Once the one of the start is over.
+async fn prune(yard: &Yard) -> Pruned {
+    loop {
+        match yard.handle.prune().await {
+            Ok(pruned) => return pruned,
+            Err(busy) => assert!(busy.contains("under way"), "{busy}"),
+        }
+        settle().await;
+    }
+}
+
 /// Sessions that ended long ago go; what is recent, can go on, or has something to tell stays.
 #[tokio::test(start_paused = true)]
 async fn the_retention_removes_what_has_been_over_for_long_and_nothing_else() {
@@ -339,7 +350,7 @@ async fn the_retention_removes_what_has_been_over_for_long_and_nothing_else() {
     let write = Write::Issue(undelivered.clone(), Box::new(issue(undelivered, "a")), 1);
     keeper.save(vec![write]).await.unwrap();
 
-    assert_eq!(yard.handle.prune().await, Ok(Pruned { sessions: 3, copies: 0 }));
+    assert_eq!(prune(&yard).await, Pruned { sessions: 3, copies: 0 });
     for session in &gone {
         assert_eq!(keeper.record(&session.id).unwrap(), None);
     }
@@ -349,7 +360,7 @@ async fn the_retention_removes_what_has_been_over_for_long_and_nothing_else() {
     let counts = keeper.counts().unwrap();
     assert_eq!((counts.unfinished, counts.completed, counts.failed, counts.cancelled), (2, 2, 0, 0));
     assert_eq!(keeper.newest_of_idea(pattern.idea.as_str()).unwrap(), Some(id));
-    assert_eq!(yard.handle.prune().await, Ok(Pruned::default()));
+    assert_eq!(prune(&yard).await, Pruned::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,4 +395,47 @@ async fn a_shutdown_tells_which_sessions_could_not_be_saved() {
     yard.store.fail_syncs([StoreError::Index { source: BackendError::new("the disk is gone") }]);
     let ended = yard.handle.shutdown("SIGTERM received", async {}).await;
     assert_eq!((ended.saved, ended.not_saved), (vec![], vec![id]));
+}
+
+/// One issue for all that were interrupted; it is closed when the last of them has gone on.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_files_one_recovery_issue_and_the_last_session_that_goes_on_closes_it() {
+    let (journal, gate) = (Journal::new(), Gate::new());
+    let yard = Yard::start(&gated_planners(&journal, &gate)).await;
+    let ids = [yard.submit("one", "repo").await.unwrap(), yard.submit("two", "other").await.unwrap()];
+    journal.reaches(2).await;
+    let (_, left) = yard.shut_down("SIGTERM received").await;
+    let next = left.start(&all_rounder(&Journal::new())).await;
+    let filed = next.tracker.filed();
+    assert_eq!(filed.len(), 1, "{filed:?}");
+    assert_eq!(
+        (filed[0].kind, filed[0].title.as_str()),
+        (IssueKind::Recovery, "2 sessions interrupted: SIGTERM received")
+    );
+    assert!(ids.iter().all(|id| filed[0].body.contains(&format!("steadfast resume {id}"))), "{}", filed[0].body);
+    next.handle.take_up(&ids[0], false).await.unwrap();
+    next.handle.wait(&ids[0]).await;
+    settle().await;
+    assert_eq!(next.tracker.closed().len(), 0, "the other one still stands");
+    next.handle.take_up(&ids[1], false).await.unwrap();
+    next.handle.wait(&ids[1]).await;
+    settle().await;
+    tokio::time::sleep(S(5)).await;
+    assert_eq!(next.tracker.closed().len(), 1);
+}
+
+/// A daemon that is restarted again and again while nothing moves does not file an issue each time.
+#[tokio::test(start_paused = true)]
+async fn restarts_in_which_nothing_moves_share_one_recovery_issue() {
+    let (journal, gate) = (Journal::new(), Gate::new());
+    let yard = Yard::start(&gated_planners(&journal, &gate)).await;
+    let id = yard.submit("one", "repo").await.unwrap();
+    journal.reaches(1).await;
+    let (_, left) = yard.shut_down("SIGTERM received").await;
+    let next = left.start(&gated_planners(&journal, &gate)).await;
+    next.handle.take_up(&id, false).await.unwrap();
+    journal.reaches(2).await;
+    let (_, left) = next.shut_down("SIGTERM received").await;
+    let last = left.start(&all_rounder(&Journal::new())).await;
+    assert_eq!(last.tracker.filed().len(), 1);
 }
