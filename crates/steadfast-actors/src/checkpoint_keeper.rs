@@ -325,6 +325,9 @@ impl Keeper {
                 Write::WentOn(session, comment, now_ms) => self.went_on(&mut batch, &session, &comment, now_ms)?,
                 Write::Alert(alert) => self.put_alert(&mut batch, *alert)?,
                 Write::Sent(record) => self.put_sent(&mut batch, &record)?,
+                Write::Trouble(key, trouble) => {
+                    batch.put_value(outgoing::trouble_key(&key), TROUBLE, &trouble)?;
+                }
             }
         }
         Ok(batch)

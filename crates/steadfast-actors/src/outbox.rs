@@ -59,6 +59,16 @@ pub(crate) struct OutboxArgs {
     pub clock: fn() -> u64,
 }
 
+impl OutboxArgs {
+    /// Before the failure is told, so that whoever waits for it can read why. That it cannot be saved only costs this.
+    async fn save_trouble(&self, key: String, reason: String) {
+        let trouble = Trouble { reason, since_ms: (self.clock)() };
+        if let Err(error) = self.keeper.save(vec![Write::Trouble(key, trouble)]).await {
+            tracing::error!(error = %error, "the trouble of a delivery is not saved");
+        }
+    }
+}
+
 /// One thing that is to be delivered.
 enum Entry {
     Issue(IssueRecord),
@@ -223,12 +233,18 @@ impl OutboxState {
                 true => Tried::Perhaps { since_ms: entry.created_ms() },
                 false => Tried::Never,
             };
-            let args = self.args.clone();
+            let (args, name, trouble) = (self.args.clone(), key.clone(), delivery.trouble.clone());
             let work = async move {
-                match entry {
+                let result = match entry {
                     Entry::Issue(record) => file(&args, record, tried).await,
                     Entry::Outgoing(record) => send(&args, record, tried).await,
+                };
+                if let Err(NotDelivered { reason, .. }) = &result
+                    && trouble.as_ref() != Some(reason)
+                {
+                    args.save_trouble(name, reason.clone()).await;
                 }
+                result
             };
             let report = move |end: Result<Result<Delivered, NotDelivered>, String>| OutboxMsg::Ended {
                 key,
@@ -253,10 +269,7 @@ impl OutboxState {
                 let pause = pause(delivery.failures, retry);
                 delivery.not_before = Instant::now() + pause;
                 tracing::warn!(key, reason, pause_s = pause.as_secs(), "not delivered");
-                if delivery.trouble.as_ref() != Some(&reason) {
-                    delivery.trouble = Some(reason.clone());
-                    self.args.keeper.save_trouble(&key, &Trouble { reason, since_ms: (self.args.clock)() });
-                }
+                delivery.trouble = Some(reason);
                 // The handle only cancels the timer, and a timer for an actor that has gone does no harm.
                 drop(myself.send_after(pause, || OutboxMsg::Wake));
             }

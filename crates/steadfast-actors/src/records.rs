@@ -122,6 +122,8 @@ pub enum Write {
     Alert(Box<Alert>),
     /// A closing's or an alert's receipt.
     Sent(Box<OutgoingRecord>),
+    /// Why something in the outbox (by its key) was not delivered.
+    Trouble(String, Trouble),
 }
 
 impl Write {
@@ -137,7 +139,8 @@ impl Write {
             | Self::Rates(_)
             | Self::Delivered(_)
             | Self::Standing(..)
-            | Self::Sent(_) => false,
+            | Self::Sent(_)
+            | Self::Trouble(..) => false,
         }
     }
 }

@@ -238,7 +238,7 @@ impl Inner {
         let mut next = Some(with_query(all.clone(), &[("since", &rfc3339(since))]));
         for page in 0..MAX_PAGES {
             let Some(url) = next.take() else { return Ok(None) };
-            let answer = self.api.ask(Method::GET, url, None).await?;
+            let answer = self.api.ask(Method::GET, url.clone(), None).await?;
             if page == 0 && is_before(&answer, since) {
                 // Our clock was far ahead when this was decided: the time is worth nothing.
                 next = Some(all.clone());
@@ -250,7 +250,7 @@ impl Inner {
             if let Some(found) = found {
                 return Ok(Some(found.html_url));
             }
-            next = self.api.next_page(&answer)?;
+            next = self.api.next_page(&url, &answer);
         }
         let what =
             format!("cannot tell whether this was filed: {} has too many issues to look through", self.repository);
@@ -297,12 +297,12 @@ impl Inner {
         let mut next = Some(with_query(below(issue, "comments"), &[("per_page", PER_PAGE)]));
         for _ in 0..MAX_PAGES {
             let Some(url) = next.take() else { return Ok(false) };
-            let answer = self.api.ask(Method::GET, url, None).await?;
+            let answer = self.api.ask(Method::GET, url.clone(), None).await?;
             let comments: Vec<Comment> = answer.read("the comments")?;
             if comments.iter().any(|comment| carries(comment.body.as_deref(), marker)) {
                 return Ok(true);
             }
-            next = self.api.next_page(&answer)?;
+            next = self.api.next_page(&url, &answer);
         }
         Ok(false)
     }

@@ -189,15 +189,6 @@ impl Keeper {
         value(self.store(), &trouble_key(key), TROUBLE)
     }
 
-    /// Saves why something was not delivered, without waiting.
-    pub(crate) fn save_trouble(&self, key: &str, trouble: &Trouble) {
-        let mut batch = Batch::new();
-        match batch.put_value(trouble_key(key), TROUBLE, trouble) {
-            Ok(_) => self.commit_soon(batch),
-            Err(error) => tracing::error!(error = %error, "the trouble of a delivery is not saved"),
-        }
-    }
-
     /// Saves an alert without waiting, and then does this.
     pub(crate) fn save_alert(&self, alert: Alert, then: impl FnOnce() + Send + 'static) {
         let mut batch = Batch::new();

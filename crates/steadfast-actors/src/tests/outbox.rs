@@ -288,3 +288,29 @@ async fn alerts_of_a_webhook_that_is_configured_no_more_are_given_up_and_say_so(
     let record = yard.handle.keeper().outgoing().unwrap().remove(0);
     assert!(record.receipt.unwrap().contains("no webhook"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_with_an_unclosed_issue_is_kept_and_one_that_is_let_go_of_leaves_no_index_entry() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let model = all_rounder(&Journal::new());
+    let yard = Yard::over(dir, MemoryStore::new(), Tracker::failing(0), &model, three_calls).await;
+    let keeper = yard.handle.keeper();
+    let (kept, gone) = (yard.submit("one", "one").await.unwrap(), yard.submit("two", "two").await.unwrap());
+    for id in [&kept, &gone] {
+        yard.handle.wait(id).await;
+    }
+    deliveries().await;
+    yard.tracker.fail_from_now_on();
+    yard.handle.cancel(&kept).await.unwrap();
+    let mut failed = yard.record(&gone).session;
+    failed.phase = Phase::Failed;
+    keeper.save(vec![Write::Head(Box::new(failed))]).await.unwrap();
+    deliveries().await;
+    let pruned = keeper.prune(u64::MAX, Default::default()).await.unwrap();
+    assert_eq!(pruned.iter().map(|session| &session.id).collect::<Vec<_>>(), [&gone]);
+    assert_eq!(keeper_over(&yard.store.after_power_cut()).standing(&gone), None);
+    yard.tracker.mend();
+    tokio::time::sleep(S(100)).await;
+    assert_eq!(yard.tracker.closed().len(), 1);
+    assert_eq!(keeper.prune(u64::MAX, Default::default()).await.unwrap().len(), 1);
+}

@@ -105,6 +105,10 @@ impl Tracker {
         Err(failure.map_or_else(|| DeliveryError::Unreachable("the tracker is down".to_owned()), |failure| failure()))
     }
 
+    pub(super) fn fail_from_now_on(&self) {
+        *self.failures_to_come.lock().unwrap() = u32::MAX;
+    }
+
     pub(super) fn mend(&self) {
         *self.failures_to_come.lock().unwrap() = 0;
     }

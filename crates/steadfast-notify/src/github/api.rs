@@ -126,12 +126,15 @@ impl Api {
         url
     }
 
-    /// The next page of a list. A page elsewhere is not gone to: the token would go with us.
-    pub(super) fn next_page(&self, answer: &Answer) -> Result<Option<Url>, DeliveryError> {
-        let links = answer.headers.get(LINK).and_then(|links| links.to_str().ok()).unwrap_or_default();
-        let next = links.split(',').find(|link| link.contains("rel=\"next\""));
-        let next = next.and_then(|link| link.trim().strip_prefix('<')?.split_once('>'));
-        next.map(|(url, _)| self.elsewhere(url)).transpose()
+    /// The next page of a list that was asked for at `url`. Only the query is taken from GitHub's word: its address may be
+    /// that of another host, behind a proxy for one, and the token stays with ours.
+    pub(super) fn next_page(&self, url: &Url, answer: &Answer) -> Option<Url> {
+        let links = answer.headers.get(LINK)?.to_str().ok()?;
+        let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
+        let next = self.base.join(next.trim().strip_prefix('<')?.split_once('>')?.0).ok()?;
+        let mut page = url.clone();
+        page.set_query(next.query());
+        Some(page)
     }
 
     /// An address that GitHub sends us to, on the same host as its API.
