@@ -351,6 +351,7 @@ fn note(extras: &Extras, made: &Shown) -> Option<String> {
 
 /// Our key first, so that no cut can take it away and no text of others stands before it.
 fn body(marker: &str, note: Option<&str>, text: &str) -> String {
+    let text = &quiet(text);
     let note = note.map(|note| format!("> {note}.\n\n")).unwrap_or_default();
     let head = format!("{marker}\n{note}");
     let room = MAX_BODY_CHARS.saturating_sub(units(&head));
@@ -365,6 +366,22 @@ fn body(marker: &str, note: Option<&str>, text: &str) -> String {
         fits
     };
     format!("{head}{word}{}", text.chars().take_while(fits).collect::<String>())
+}
+
+/// Texts of models and of checks must not call people: an invisible space after an `@` keeps it from being a mention. In code
+/// as well, for what is code to GitHub cannot be told for sure here. Addresses of mail stay as they are.
+fn quiet(text: &str) -> String {
+    let mut quiet = String::with_capacity(text.len() + 16);
+    let mut before = ' ';
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        quiet.push(c);
+        if c == '@' && !before.is_alphanumeric() && chars.peek().is_some_and(|next| next.is_alphanumeric()) {
+            quiet.push('\u{200b}');
+        }
+        before = c;
+    }
+    quiet
 }
 
 /// Counted so that what is beyond the basic plane counts twice: whichever way GitHub counts, it fits.

@@ -192,6 +192,16 @@ async fn bodies_and_titles_are_bounded_and_keep_their_key() {
 }
 
 #[tokio::test]
+async fn what_a_model_wrote_calls_nobody() {
+    let server = GithubServer::start();
+    let calls = "@octocat, look (@acme/admins): `@app.route`, mail a@b.c, 5 @ 3\n@x".to_owned();
+    tracker(&server).file(Issue { body: calls, ..issue("k1") }, Tried::Never).await.unwrap();
+    let body = server.issues()[0]["body"].as_str().unwrap().to_owned();
+    let quiet = "@\u{200b}octocat, look (@\u{200b}acme/admins): `@\u{200b}app.route`, mail a@b.c, 5 @ 3\n@\u{200b}x";
+    assert_eq!(body.split_once('\n').unwrap().1, quiet);
+}
+
+#[tokio::test]
 async fn refusals_say_what_to_do_and_are_tried_seldom() {
     for (status, said, words) in [
         (401, "Bad credentials", "refuses the token (401 Bad credentials)"),
