@@ -282,10 +282,14 @@ impl Keeper {
 
     /// Saves without waiting, for what may be lost in a crash.
     fn commit_soon(&self, batch: Batch) {
-        self.shared.handle.submit(batch, |result| {
+        #[cfg(test)]
+        let held = crate::tests::clock::hold();
+        self.shared.handle.submit(batch, move |result| {
             if let Err(error) = result {
                 tracing::error!(error = %error, "not saved");
             }
+            #[cfg(test)]
+            drop(held);
         });
     }
 

@@ -330,6 +330,8 @@ async fn prune(yard: &Yard) -> Pruned {
 #[tokio::test(start_paused = true)]
 async fn the_retention_removes_what_has_been_over_for_long_and_nothing_else() {
     let (yard, id) = outbox_yard(u32::MAX).await;
+    // The look of the start must be over: the clock moves on only when nothing is under way.
+    tokio::time::sleep(S(1)).await;
     let keeper = yard.handle.keeper().clone();
     let pattern = keeper.head(&id).unwrap().unwrap();
     let now = crate::supervisor::wall_clock_ms();
