@@ -82,3 +82,39 @@ fn a_session_that_is_at_work_whenever_the_daemon_dies_is_parked_and_the_others_l
     daemon.signal(Signal::TERM);
     daemon.output().expect(0);
 }
+
+/// The second action of the session is when its files are to be written.
+fn faulty(fault: &str, settings: &[(&str, &str)]) -> World {
+    let mut world = coder_hangs(settings);
+    world.env.insert("STEADFAST_TEST_FAULT".to_owned(), format!("session-action={fault}@2"));
+    world
+}
+
+/// The emergency is told, everything is saved, the code is 1, and the next start carries the session to its end.
+fn ends_and_goes_on(mut world: World, said: &str) {
+    let daemon = world.start_daemon();
+    let id = submit(&world, "idea.md");
+    let output = daemon.output().expect(1);
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    world.env.clear();
+    let report = show(&world, &id);
+    assert!(report["interrupt_reason"].as_str().unwrap().contains(said), "{report}");
+    assert_eq!((&report["emergency_shutdown"], &report["can_resume"]), (&json!(true), &json!(true)));
+    assert_eq!(report["issues"][0]["kind"], "recovery");
+    let daemon = world.start_daemon();
+    wait_until("its call", || (!world.asked("coder").is_empty()).then_some(()));
+    assert_eq!(world.asked("planner").len(), 1, "the plan is not bought again");
+    daemon.signal(Signal::TERM);
+    daemon.output().expect(0);
+}
+
+#[test]
+fn a_panic_of_a_thread_that_no_actor_answers_for_saves_everything_and_ends() {
+    ends_and_goes_on(faulty("thread-panic", &[]), "a thread panicked");
+}
+
+#[test]
+fn memory_that_is_used_up_in_mid_work_saves_everything_and_ends() {
+    // Far above what the daemon uses, and below what the fault takes.
+    ends_and_goes_on(faulty("eat", &[("daemon.memory_limit", "\"200 MiB\"")]), "memory is short");
+}

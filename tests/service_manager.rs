@@ -173,7 +173,7 @@ fn a_stuck_supervisor_is_not_fed_for_though_the_rest_of_the_process_runs() {
     world.env.insert("WATCHDOG_USEC".to_owned(), "200000".to_owned());
     world.env.insert("STEADFAST_TEST_FAULT".to_owned(), "supervisor-ping=hang@4".to_owned());
     let daemon = world.start(&["daemon"]);
-    daemon.hear("hangs on purpose");
+    daemon.hear("a fault on purpose");
     // Long after the last answer: it would have been fed many times.
     for _ in 0..3 {
         let said = daemon.said().matches("the supervisor does not answer").count();

@@ -521,6 +521,7 @@ async fn wait_for(savings: Vec<Saving>) -> Result<(), StopReason> {
 
 /// Does one action. Every part of it can be done again.
 async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepared: bool) -> Result<Done, StopReason> {
+    crate::fault_point::reach("session-action").await;
     let milestone = run.milestone.as_ref();
     if !prepared && action != Action::Rest {
         if let Some(other) = context.claim(&run.session).await? {
