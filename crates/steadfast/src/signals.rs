@@ -97,8 +97,7 @@ pub(crate) fn panics_raise(alarm: watch::Sender<Option<Emergency>>) {
             let said = steadfast_actors::panic_text(panic.payload());
             let reason = format!("a thread panicked{place}: {said}");
             tracing::error!(reason, "emergency");
-            alarm
-                .send_if_modified(|first| first.is_none().then(|| *first = Some(Emergency::Failure(reason))).is_some());
+            Emergency::Failure(reason).raise(&alarm);
         }
     }));
 }
