@@ -20,7 +20,7 @@ use steadfast_prompt::Idea;
 use steadfast_repo::checks::{CheckOptions, run_check};
 use steadfast_repo::sandbox::Sandbox;
 use steadfast_repo::{Draft, FileError, RepoError, Repository, Worktree};
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 use tokio::time::Instant;
 
 use crate::budget::Ledger;
@@ -156,6 +156,8 @@ pub(crate) struct SessionContext {
     workspace: OnceLock<Arc<Workspace>>,
     /// Opened to claim the branch, until the workspace takes it.
     opened: Mutex<Option<Repository>>,
+    /// See [`SessionContext::secrets`].
+    secrets: OnceCell<Vec<String>>,
     /// Of the commit that the milestone at work builds on.
     snapshot: Mutex<Option<Arc<Snapshot>>>,
 }
@@ -192,6 +194,7 @@ impl SessionContext {
             is_new,
             workspace: OnceLock::new(),
             opened: Mutex::new(None),
+            secrets: OnceCell::new(),
             snapshot: Mutex::new(None),
         }
     }
@@ -383,14 +386,14 @@ impl SessionContext {
             max_output_bytes: CheckOptions::MAX_OUTPUT_BYTES,
             note: Some(crate::tidy::check_note(&self.settings.state_dir, &self.session)),
         };
-        let secrets = self.secrets().await?;
+        let secrets = self.secrets.get_or_try_init(|| self.secrets()).await?;
         let mut outcomes = Vec::with_capacity(self.settings.checks.len());
         for command in &self.settings.checks {
             let session = self.session.clone();
             self.events.tell(Event::Checking { session, milestone, command: command.clone() });
             let mut result = run_check(command, &options).await;
             // It goes into prompts, records and issues.
-            for secret in &secrets {
+            for secret in secrets {
                 result.output = result.output.replace(secret.as_str(), "[kept out by context_exclude]");
             }
             let check = ask::check_outcome(result);
@@ -407,7 +410,7 @@ impl SessionContext {
     }
 
     /// What stands in the files that `context_exclude` keeps out of prompts, line by line and value by value, longest first: a
-    /// check that prints them must not carry them there.
+    /// check that prints them must not carry them there. Of the commit that the session began at, so read once.
     async fn secrets(&self) -> Result<Vec<String>, StopReason> {
         let (workspace, exclude, base) = (self.workspace()?, Arc::clone(&self.settings.exclude), self.base.clone());
         self.blocking(move || {

@@ -262,12 +262,11 @@ impl SessionState {
         alerts::of_transition(&self.run.session, is_manual, round, happened, now)
     }
 
-    /// The head and the milestone at work go with every transition.
+    /// The head and the milestone at work go with every transition. One that is done went with the transition that ended it.
     fn writes(&self, mut writes: Vec<Write>) -> Vec<Write> {
         writes.push(Write::Head(Box::new(self.run.session.clone())));
-        if let Some(milestone) = &self.run.milestone {
-            writes.push(Write::Milestone(self.id().clone(), Box::new(milestone.clone())));
-        }
+        let at_work = self.run.milestone.iter().filter(|milestone| milestone.stage != Stage::Done);
+        writes.extend(at_work.map(|milestone| Write::Milestone(self.id().clone(), Box::new(milestone.clone()))));
         writes
     }
 

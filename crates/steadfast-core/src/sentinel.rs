@@ -124,11 +124,6 @@ impl Sentinel {
         Self { limits, state: State::Working(0) }
     }
 
-    /// Other limits from now on; what is paused or at work stays so until the next readings say otherwise.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-    }
-
     /// Takes a reading `uptime` after the process began. After [`Verdict::Short`] or [`Verdict::TimeUp`] nothing more comes.
     pub fn read(&mut self, reading: &Reading, uptime: Duration) -> Verdict {
         if self.state == State::Over {

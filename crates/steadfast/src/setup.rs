@@ -73,13 +73,11 @@ impl Setup {
     /// Each model's client, or why it cannot be called.
     pub(crate) fn clients(&self) -> BTreeMap<ModelId, Result<Arc<dyn ModelClient>, String>> {
         let environment = Environment::of_process();
-        let mut clients = BTreeMap::new();
-        for role in Role::ALL {
-            for id in self.config.roles.of(role) {
-                clients.entry(id.clone()).or_insert_with(|| self.client(id, &environment));
-            }
-        }
-        clients
+        let with_client = |id: ModelId| {
+            let client = self.client(&id, &environment);
+            (id, client)
+        };
+        self.models().into_iter().map(with_client).collect()
     }
 
     fn client(&self, id: &ModelId, environment: &Environment) -> Result<Arc<dyn ModelClient>, String> {

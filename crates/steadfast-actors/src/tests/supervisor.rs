@@ -26,10 +26,9 @@ fn gated_planners(journal: &Journal, gate: &Gate) -> Scripted {
     })
 }
 
-#[tokio::test(start_paused = true)]
-async fn sessions_above_the_bound_wait_and_begin_in_the_order_in_which_they_came() {
-    let (journal, gate) = (Journal::new(), Gate::new());
-    let yard = Yard::tuned(&gated_planners(&journal, &gate), |settings| {
+/// Three sessions of which one may work; it waits for its plan.
+async fn one_of_three(journal: &Journal, gate: &Gate) -> (Yard, Vec<SessionId>) {
+    let yard = Yard::tuned(&gated_planners(journal, gate), |settings| {
         settings.max_sessions = 1.try_into().unwrap();
     })
     .await;
@@ -38,6 +37,13 @@ async fn sessions_above_the_bound_wait_and_begin_in_the_order_in_which_they_came
         ids.push(yard.submit(idea, idea).await.unwrap());
     }
     journal.reaches(1).await;
+    (yard, ids)
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_above_the_bound_wait_and_begin_in_the_order_in_which_they_came() {
+    let (journal, gate) = (Journal::new(), Gate::new());
+    let (yard, ids) = one_of_three(&journal, &gate).await;
     let status = yard.handle.status().await.unwrap();
     assert_eq!((status.active, status.queued), (vec![ids[0].clone()], ids[1..].to_vec()));
     gate.open();
@@ -103,15 +109,7 @@ async fn a_submission_that_cannot_be_saved_is_not_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_session_is_cancelled_while_it_waits_and_while_it_works() {
     let (journal, gate) = (Journal::new(), Gate::new());
-    let yard = Yard::tuned(&gated_planners(&journal, &gate), |settings| {
-        settings.max_sessions = 1.try_into().unwrap();
-    })
-    .await;
-    let mut ids = Vec::new();
-    for idea in ["one", "two", "three"] {
-        ids.push(yard.submit(idea, idea).await.unwrap());
-    }
-    journal.reaches(1).await;
+    let (yard, ids) = one_of_three(&journal, &gate).await;
     yard.handle.cancel(&ids[1]).await.unwrap();
     yard.handle.wait(&ids[1]).await;
     assert_eq!(yard.phase(&ids[1]), Phase::Cancelled);
