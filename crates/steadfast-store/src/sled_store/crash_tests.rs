@@ -13,7 +13,7 @@ use crate::memory::MemoryStore;
 use crate::record::Record;
 use crate::store::Order;
 
-const SMALL: Limits = Limits { journal: 64 << 10, slack: 1 << 20 };
+const SMALL: Limits = Limits { journal: 64 << 10, pending: 64 << 10, slack: 1 << 20 };
 type Content = Vec<(Key, Record)>;
 
 fn open(dir: &Path) -> (SledStore, OpenReport) {

@@ -10,7 +10,7 @@ use super::*;
 use crate::key::Prefix;
 use crate::record::Record;
 
-const SMALL: Limits = Limits { journal: 24 << 10, slack: 1 << 20 };
+const SMALL: Limits = Limits { journal: 24 << 10, pending: 24 << 10, slack: 1 << 20 };
 
 type Content = BTreeMap<Key, Record>;
 

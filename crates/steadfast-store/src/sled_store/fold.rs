@@ -222,6 +222,9 @@ impl SledStore {
             return Ok(true);
         }
         if !self.inner.may_reclaim() {
+            // Nothing is to be done, and both files are empty.
+            writer.journal.slim()?;
+            writer.spare.as_mut().map_or(Ok(()), Journal::slim)?;
             return Ok(false);
         }
         let inner = Arc::clone(&self.inner);

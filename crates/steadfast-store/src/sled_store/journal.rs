@@ -240,6 +240,16 @@ impl Journal {
         Ok(())
     }
 
+    /// Gives back the space that a busy time has taken; only for a file without frames.
+    pub(super) fn slim(&mut self) -> Result<(), StoreError> {
+        if self.reserved <= RESERVE_BYTES {
+            return Ok(());
+        }
+        let Header { number, epoch, needs, .. } = self.header;
+        self.begin_again(number, epoch, needs, RESERVE_BYTES)?;
+        self.shrink_to(RESERVE_BYTES)
+    }
+
     /// Gives the file up; only for one without frames, or the oldest.
     pub(super) fn remove(self) -> Result<(), StoreError> {
         remove(&self.path)

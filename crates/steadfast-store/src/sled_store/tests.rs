@@ -45,6 +45,30 @@ fn what_was_synced_is_there_after_opening_again_and_the_epoch_has_risen() {
 }
 
 #[test]
+fn a_journal_gives_the_space_of_a_busy_time_back_when_nothing_is_saved_any_more() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path());
+    let large = "x".repeat(1 << 20);
+    let longest = |dir: &Path| {
+        let length = |name| std::fs::metadata(dir.join(name)).map_or(0, |data| data.len());
+        length("journal-0").max(length("journal-1"))
+    };
+    for _ in 0..2 {
+        (0..6).for_each(|_| put(&store, "a", &large));
+        assert!(longest(dir.path()) > 6 << 20);
+        fold(&store);
+        assert!(longest(dir.path()) <= 4 << 20);
+    }
+    put(&store, "b", "kept");
+    std::mem::forget(store);
+    // As a killed process leaves it: the shorter files do not pass for damaged ones.
+    let copy = tempfile::tempdir().expect("temporary directory");
+    super::heal::copy_all(dir.path(), &copy.path().join("store")).expect("copied");
+    let (store, report) = open(&copy.path().join("store"));
+    assert_eq!((report, get(&store, "b")), (OpenReport::default(), Some("kept".to_owned())));
+}
+
+#[test]
 fn a_large_record_is_kept_in_parts_and_leaves_none_behind_when_it_shrinks_or_goes() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (store, _) = open(dir.path());
