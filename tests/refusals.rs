@@ -75,6 +75,17 @@ fn an_id_that_does_not_fit_a_branch_name_is_refused_with_what_fits() {
 }
 
 #[test]
+fn a_switch_in_the_environment_that_is_neither_true_nor_false_is_refused() {
+    for name in ["FAIL_PRIMARY", "RESUME"] {
+        let mut world = world();
+        world.env.insert(name.to_owned(), "yess".to_owned());
+        refused(&world, &run("idea.md", "repo"), &[name, "yess", "true"]);
+        world.env.insert(name.to_owned(), "0".to_owned());
+        world.steadfast(&run("idea.md", "repo")).expect(0);
+    }
+}
+
+#[test]
 fn no_idea_at_all_is_asked_for() {
     refused(&world(), &["run", "--repo", "repo"], &["IDEA.md"]);
 }

@@ -1,7 +1,11 @@
 //! What the breaker costs a call through its model actor's mailbox: `cargo bench -p steadfast-actors --bench mailbox`.
 //! Wanted is less than 5 µs at the median for a refusal; a whole call adds a task of its own and a second message.
 //!
+//! Criterion times batches of calls; the line before it is of single ones, of which each is timed.
+//!
 //! On one thread as a foreground session runs, and on two as the daemon does, where each message may wake the other one.
+
+#![expect(clippy::print_stdout, reason = "a benchmark reports to the terminal")]
 
 use std::future::ready;
 use std::sync::Arc;
@@ -14,6 +18,9 @@ use steadfast_core::fault::{CallFault, Fault, Usage};
 use steadfast_core::ids::{IdeaId, ModelId, Role, SessionId};
 use steadfast_model::{CallContext, CallRequest, Completion, Finish, ModelClient, Prompt};
 use tokio::runtime::{Builder, Runtime};
+
+/// Calls of which each is timed.
+const N_SINGLE: usize = 100_000;
 
 /// Answers, or fails, without any delay.
 struct Instantly(Result<Completion, CallFault>);
@@ -78,6 +85,22 @@ fn mailbox(c: &mut Criterion) {
                 assert_eq!(mailbox.call().await, expected);
                 Arc::new(mailbox)
             });
+            let timed = Arc::clone(&mailbox);
+            let mut single: Vec<Duration> = runtime.block_on(async {
+                let calls = async move {
+                    let mut times = Vec::with_capacity(N_SINGLE);
+                    for _ in 0..N_SINGLE {
+                        let begun = Instant::now();
+                        timed.call().await;
+                        times.push(begun.elapsed());
+                    }
+                    times
+                };
+                tokio::spawn(calls).await.expect("calls do not panic")
+            });
+            single.sort_unstable();
+            let [median, p99] = [single[N_SINGLE / 2], single[N_SINGLE * 99 / 100]];
+            println!("{what}, {threads}: {median:.2?} median, {p99:.2?} p99 of {N_SINGLE} single calls");
             c.bench_function(&format!("mailbox/{what}, {threads}"), |b| {
                 b.iter_custom(|n| {
                     let mailbox = Arc::clone(&mailbox);

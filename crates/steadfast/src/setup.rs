@@ -180,7 +180,7 @@ impl Setup {
         let failover = &config.failover;
         let micros = |budget: Option<Micros>| budget.map(|micros| micros.0);
         let state_dir = config.daemon.state_dir.clone();
-        let fail_primary = is_set("FAIL_PRIMARY");
+        let fail_primary = is_set("FAIL_PRIMARY")?;
         if fail_primary {
             crate::progress::note(
                 "!! FAIL_PRIMARY is set: the first model of each role fails on purpose; no call is made to it",
@@ -359,9 +359,18 @@ impl Setup {
     }
 }
 
-/// Whether a switch in the environment is on.
-pub(crate) fn is_set(name: &str) -> bool {
-    std::env::var(name).is_ok_and(|value| value == "true" || value == "1")
+/// Whether a switch in the environment is on: `true` or `1`; `false`, `0`, nothing and no such variable are off. Another
+/// word is refused, for a drill that silently does not happen looks like one that was passed.
+pub(crate) fn is_set(name: &str) -> Result<bool, Failure> {
+    let value = std::env::var_os(name).unwrap_or_default();
+    match value.to_str() {
+        Some("true" | "1") => Ok(true),
+        Some("false" | "0" | "") => Ok(false),
+        _ => Err(Failure::Usage(format!(
+            "{name} is {}, which is neither true nor false: set it to true, or unset it",
+            crate::text::harmless(&value.to_string_lossy())
+        ))),
+    }
 }
 
 /// Says what the opening had to mend.

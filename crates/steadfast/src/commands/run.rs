@@ -30,7 +30,7 @@ const LAST_DELIVERIES: Duration = Duration::from_secs(15);
 
 /// `steadfast run`.
 pub(crate) async fn run(global: &Global, args: RunArgs) -> Outcome {
-    if is_set("RESUME") {
+    if is_set("RESUME")? {
         let id = std::env::var("IDEA_ID").ok().filter(|id| !id.is_empty());
         let id = id.ok_or_else(|| {
             Failure::Usage("RESUME is set, but IDEA_ID is not: say which idea, e.g. IDEA_ID=002-feature".to_owned())
