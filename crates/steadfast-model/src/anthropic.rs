@@ -11,8 +11,9 @@ use serde_json::Value;
 use steadfast_core::fault::CallFault;
 
 use crate::answer::{AnswerFormat, Draft, Problem, count, text};
-use crate::call::{CallRequest, Completion, ModelClient};
+use crate::call::{CallContext, CallRequest, Completion, ModelClient};
 use crate::http::Endpoint;
+use crate::probe::{self, Probe};
 use crate::refusal::ProviderError;
 use crate::settings::{ProviderSettings, Uncallable};
 use crate::sse::Event;
@@ -49,6 +50,19 @@ impl ModelClient for Anthropic {
         Box::pin(async move {
             let body = inner.body(&request);
             inner.endpoint.call::<MessageAnswer>(body, &request).await.map_err(|failed| failed.fault)
+        })
+    }
+
+    fn probe(&self, context: CallContext) -> BoxFuture<'static, Result<Probe, CallFault>> {
+        let (client, question) = (Self(Arc::clone(&self.0)), probe::question(context));
+        Box::pin(async move {
+            let Inner { endpoint, model, .. } = &*client.0;
+            // The API has a page for each model, under its aliases, too. It lies beside `messages`.
+            let page = endpoint.beside(1, &["models", model]);
+            if probe::is_listed(endpoint, page, |page| page["type"] == "model").await? {
+                return Ok(Probe::Listed);
+            }
+            probe::answers(|| client.complete(Arc::clone(&question))).await
         })
     }
 

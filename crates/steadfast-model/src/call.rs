@@ -8,6 +8,8 @@ use futures_util::future::BoxFuture;
 use steadfast_core::fault::{CallFault, Usage};
 use steadfast_core::ids::{IdeaId, RepoPath, Role, SessionId};
 
+use crate::probe::{self, Probe};
+
 /// What a model is told. Shared, never copied on its way from the builder to the wire.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Prompt {
@@ -104,6 +106,16 @@ pub trait ModelClient: Send + Sync + 'static {
     /// A [`CallFault`], classified as in SPEC 4. [`Fault::Cancelled`](steadfast_core::fault::Fault::Cancelled) is never
     /// among them: a cancelled call reports nothing.
     fn complete(&self, request: Arc<CallRequest>) -> BoxFuture<'static, Result<Completion, CallFault>>;
+
+    /// Finds out whether the model answers, as cheaply as that can be known (see [`Probe`]): by its provider's list where
+    /// that tells, else with a question of a few tokens. At most about a minute and a half.
+    ///
+    /// # Errors
+    /// A [`CallFault`], as of a call.
+    fn probe(&self, context: CallContext) -> BoxFuture<'static, Result<Probe, CallFault>> {
+        let call = self.complete(probe::question(context));
+        Box::pin(async move { probe::verdict(call.await) })
+    }
 
     /// The host's name or address without its port, for telling an outage of our own network from one host's; `None`
     /// for a command.

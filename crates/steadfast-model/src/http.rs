@@ -5,8 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER};
-use reqwest::{Response, Url};
+use reqwest::{Client, Response, Url};
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use steadfast_core::fault::{CallFault, Fault};
 
 use crate::answer::{AnswerFormat, MAX_ANSWER_BYTES, Problem};
@@ -21,6 +22,8 @@ use crate::transport;
 
 /// An error's body is read up to here; all that matters stands at its beginning.
 const MAX_ERROR_BYTES: usize = 64 << 10;
+/// OpenRouter's list of hundreds of models with their descriptions has about 1 MiB.
+const MAX_LIST_BYTES: usize = 16 << 20;
 /// The body of an error must come within this time; without it the status alone counts.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// After the terminal event the end of the body mostly stands in the same packet: the call waits so long for it.
@@ -163,16 +166,66 @@ impl Endpoint {
         }
     }
 
+    /// Whether a key goes along.
+    pub(crate) fn has_key(&self) -> bool {
+        self.headers.values().any(HeaderValue::is_sensitive)
+    }
+
+    /// The address of the calls with its last `n` segments replaced by `path`.
+    pub(crate) fn beside(&self, n: usize, path: &[&str]) -> Url {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            for _ in 0..n {
+                segments.pop();
+            }
+            segments.extend(path);
+        }
+        url
+    }
+
+    /// Reads a document that costs nothing.
+    pub(crate) async fn get(&self, url: Url, with_key: bool, timeout: Duration) -> Result<Value, CallFault> {
+        let exchange = async {
+            let client = self.client().await?;
+            let headers = self.headers.iter().filter(|(_, value)| with_key || !value.is_sensitive());
+            let headers = headers.map(|(name, value)| (name.clone(), value.clone())).collect::<HeaderMap>();
+            let sent = client.get(url).headers(headers).send().await;
+            let mut response = sent.map_err(|error| self.no_response(&error))?;
+            if !response.status().is_success() {
+                return Err(self.refused(response).await);
+            }
+            let mut body = Vec::new();
+            loop {
+                match response.chunk().await {
+                    Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_LIST_BYTES => body.extend_from_slice(&chunk),
+                    Ok(Some(_)) => return Err(self.failed(Fault::Malformed, &response, "the list is too long")),
+                    Ok(None) => break,
+                    Err(error) => return Err(self.no_response(&error)),
+                }
+            }
+            serde_json::from_slice(&body).map_err(|_| {
+                self.failed(Fault::Malformed, &response, &format!("the list is no JSON: {}", shown(&body)))
+            })
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(outcome) => outcome.map_err(|failed| failed.fault),
+            Err(_) => Err(self.reporter.fault(Fault::TimedOut, &format!("no answer within {timeout:?}"))),
+        }
+    }
+
+    async fn client(&self) -> Result<Client, Failed> {
+        let unusable = |cause| format!("the root certificates of this system cannot be used: {cause}");
+        let client = pool::client(self.reach, self.closings.reuse()).await;
+        client.map_err(|cause| self.reporter.fault(Fault::Tls, &unusable(cause)).into())
+    }
+
     async fn exchange<F: AnswerFormat>(
         &self,
         body: Bytes,
         request: &CallRequest,
         progress: &mut Progress,
     ) -> Result<Completion, Failed> {
-        let unusable = |cause| format!("the root certificates of this system cannot be used: {cause}");
-        let client = pool::client(self.reach, self.closings.reuse())
-            .await
-            .map_err(|cause| self.reporter.fault(Fault::Tls, &unusable(cause)))?;
+        let client = self.client().await?;
         let mut headers = self.headers.clone();
         context::add_headers(&mut headers, &request.context);
         let sent = client.post(self.url.clone()).headers(headers).body(body).send().await;

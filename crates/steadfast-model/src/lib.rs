@@ -17,6 +17,7 @@ mod context;
 mod http;
 mod openai;
 mod pool;
+mod probe;
 mod refusal;
 mod report;
 mod retry_after;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 pub use call::{CallContext, CallRequest, Completion, Finish, ModelClient, Prompt};
 pub use futures_util::future::BoxFuture;
+pub use probe::Probe;
 pub use secrecy::SecretString;
 pub use settings::{ProviderSettings, Uncallable};
 

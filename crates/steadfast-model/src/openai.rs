@@ -11,8 +11,9 @@ use serde_json::Value;
 use steadfast_core::fault::{CallFault, Fault};
 
 use crate::answer::{AnswerFormat, Draft, Problem, count, text};
-use crate::call::{CallRequest, Completion, ModelClient};
+use crate::call::{CallContext, CallRequest, Completion, ModelClient};
 use crate::http::Endpoint;
+use crate::probe::{self, Probe};
 use crate::refusal::ProviderError;
 use crate::settings::{ProviderSettings, Uncallable};
 use crate::sse::Event;
@@ -45,6 +46,20 @@ impl ModelClient for OpenAi {
                 Err(failed) => failed,
             };
             Err(inner.learn(failed.fault, &failed.said))
+        })
+    }
+
+    fn probe(&self, context: CallContext) -> BoxFuture<'static, Result<Probe, CallFault>> {
+        let (client, question) = (Self(Arc::clone(&self.0)), probe::question(context));
+        Box::pin(async move {
+            let Inner { endpoint, model, .. } = &*client.0;
+            let names_it =
+                |list: &Value| list["data"].as_array().into_iter().flatten().any(|entry| entry["id"] == model.as_str());
+            // In place of `chat/completions`.
+            if probe::is_listed(endpoint, endpoint.beside(2, &["models"]), names_it).await? {
+                return Ok(Probe::Listed);
+            }
+            probe::answers(|| client.complete(Arc::clone(&question))).await
         })
     }
 
@@ -254,7 +269,7 @@ mod tests {
     use steadfast_core::ids::{IdeaId, Role, SessionId};
 
     use super::*;
-    use crate::call::{CallContext, Prompt};
+    use crate::call::Prompt;
 
     #[test]
     fn openai_itself_gets_the_new_name_of_the_token_limit() {

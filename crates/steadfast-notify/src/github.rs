@@ -82,6 +82,16 @@ impl GithubTracker {
         };
         Ok(Self { inner: Arc::new(inner) })
     }
+
+    /// Looks whether the repository is there and takes issues from this token, as far as can be known without filing one.
+    /// Answers what will not be taken all the same, as sentences; mostly nothing. (A token with permissions of its own
+    /// does not say which they are.)
+    ///
+    /// # Errors
+    /// [`DeliveryError`]: GitHub gave no answer, or issues cannot be filed there.
+    pub async fn check(&self) -> Result<Vec<String>, DeliveryError> {
+        self.inner.check().await.map_err(|failed| self.inner.explain(failed))
+    }
 }
 
 impl IssueTracker for GithubTracker {
@@ -94,6 +104,24 @@ impl IssueTracker for GithubTracker {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move { inner.close(&closing, &url, tried).await.map_err(|failed| inner.explain(failed)) })
     }
+}
+
+/// What is read of a repository.
+#[derive(Debug, Deserialize)]
+struct Place {
+    has_issues: bool,
+    archived: bool,
+    private: bool,
+    /// Of the account that the token belongs to.
+    #[serde(default)]
+    permissions: Permissions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Permissions {
+    push: bool,
+    triage: bool,
 }
 
 /// What is read of an issue.
@@ -181,6 +209,29 @@ impl Extras {
 }
 
 impl Inner {
+    async fn check(&self) -> Result<Vec<String>, Failed> {
+        let _turn = self.turn.lock().await;
+        let answer = self.api.ask(Method::GET, self.api.url(&["repos", &self.repository]), None).await?;
+        let place: Place = answer.read("a repository")?;
+        let refused = |what: String| Err(DeliveryError::Refused(what).into());
+        let repository = &self.repository;
+        if place.archived {
+            return refused(format!("{repository} is archived: no issue can be filed there"));
+        }
+        if !place.has_issues {
+            return refused(format!("issues are switched off in {repository}"));
+        }
+        // Of classic tokens alone, separated by commas. An empty list says nothing: apps have one.
+        let scopes = answer.headers.get("x-oauth-scopes").and_then(|scopes| scopes.to_str().ok()).unwrap_or_default();
+        let has = |wanted: &str| scopes.split(',').any(|scope| scope.trim() == wanted);
+        if !scopes.trim().is_empty() && !has("repo") && (place.private || !has("public_repo")) {
+            return refused(format!("the token has the scopes {scopes}: to file issues in {repository} it needs repo"));
+        }
+        let may_set = place.permissions.push || place.permissions.triage;
+        let dropped = "the token's account may not triage here: GitHub will drop labels and assignees of issues";
+        Ok(if may_set { Vec::new() } else { vec![dropped.to_owned()] })
+    }
+
     async fn file(&self, issue: &Issue, tried: Tried) -> Result<Filed, Failed> {
         let marker = issue.marker();
         if let Tried::Perhaps { since_ms } = tried {

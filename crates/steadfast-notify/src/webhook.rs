@@ -34,6 +34,21 @@ impl Webhook {
         let inner = Inner { http: Http::to(&url), url, secret: SecretString::from(address) };
         Some(Self { inner: Arc::new(inner) })
     }
+
+    /// Looks whether anybody answers at the host, and answers its name. The address itself is not touched: there are
+    /// receivers that call people on any request.
+    ///
+    /// # Errors
+    /// [`DeliveryError::Unreachable`] when nobody does.
+    pub async fn reach(&self) -> Result<String, DeliveryError> {
+        let inner = &self.inner;
+        let mut top = inner.url.clone();
+        top.set_path("/");
+        top.set_query(None);
+        let sent = inner.http.client().await?.head(top).send().await;
+        sent.map_err(|error| inner.http.no_answer(&error))?;
+        Ok(http::host(&inner.url))
+    }
 }
 
 impl AlertChannel for Webhook {

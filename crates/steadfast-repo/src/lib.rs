@@ -34,3 +34,9 @@ pub use exclude::{Exclude, ExcludeError};
 pub use objects::{Author, FileChange};
 pub use repository::{BranchLog, EntryKind, Listing, MilestoneCommit, Repository, TreeEntry};
 pub use worktree::Worktree;
+
+/// The version of libgit2 in this program, e.g. `1.9.1`. No git program is ever run.
+pub fn git_version() -> String {
+    let (major, minor, revision) = git2::Version::get().libgit2_version();
+    format!("{major}.{minor}.{revision}")
+}

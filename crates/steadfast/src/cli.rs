@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "steadfast", version, about, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done (also partial or degraded: the report says so), 1 failed, 2 usage or \
 configuration, 75 interrupted and resumable, 130/143 second signal.\n\nFirst steps: `steadfast demo`, then \
-`steadfast config check` and `steadfast run IDEA.md --repo DIR`.")]
+`steadfast doctor` and `steadfast run IDEA.md --repo DIR`.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -89,6 +89,11 @@ pub(crate) enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Find out whether everything answers: models, keys, git, store, disk, sandbox, issues, alerts, daemon
+    ///
+    /// Models are looked up in their provider's list where that tells, which costs nothing; else each is asked for one word,
+    /// which costs a few tokens. Nothing is changed, and no alert is sent.
+    Doctor(DoctorArgs),
     /// Run the simulated model server: an OpenAI-compatible endpoint with scripted answers and faults
     Sim(SimArgs),
 }
@@ -195,6 +200,13 @@ pub(crate) enum ConfigCommand {
     Check,
     /// Print the configuration in force, with where each value comes from
     Show,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Look at this git repository, too
+    #[arg(long, value_name = "DIR")]
+    pub(crate) repo: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

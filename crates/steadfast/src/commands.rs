@@ -4,6 +4,7 @@ pub(crate) mod breaker;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod look;
 pub(crate) mod orders;

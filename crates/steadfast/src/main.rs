@@ -83,6 +83,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Store(StoreCommand::Import { file }) => light(commands::store::import(global, &file)),
         Command::Config(ConfigCommand::Check) => commands::config::check(global),
         Command::Config(ConfigCommand::Show) => commands::config::show(global),
+        Command::Doctor(args) => light(commands::doctor::doctor(global, args)),
         Command::Sim(args) => light(commands::sim::sim(args)),
     }
 }

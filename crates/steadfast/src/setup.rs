@@ -136,27 +136,41 @@ impl Setup {
         Ok(())
     }
 
-    /// Where issues go. For GitHub the token must be there: whoever forgot it wants to hear it before anything begins.
     fn tracker(&self) -> Result<Arc<dyn IssueTracker>, Failure> {
+        Ok(match self.github()? {
+            Some(github) => Arc::new(github),
+            None => Arc::new(LocalTracker::new(self.issues_dir())),
+        })
+    }
+
+    /// Where issues go that go to nobody else.
+    pub(crate) fn issues_dir(&self) -> PathBuf {
+        self.state_dir().join("issues")
+    }
+
+    /// GitHub, where issues go there. The token must be there: whoever forgot it wants to hear it before anything begins.
+    pub(crate) fn github(&self) -> Result<Option<GithubTracker>, Failure> {
         let issues = &self.config.issues;
         if issues.tracker == Tracker::Local {
-            return Ok(Arc::new(LocalTracker::new(self.state_dir().join("issues"))));
+            return Ok(None);
         }
         let wrong = |what: &str| Failure::Usage(format!("issues.tracker \"github\" cannot be used: {what}"));
         let token = issues.token(&Environment::of_process()).map_err(|missing| wrong(&missing.to_string()))?;
         let token = token.ok_or_else(|| wrong("there is no token; write token_env or token_file in [issues]"))?;
         let repository = issues.repository.clone().ok_or_else(|| wrong("write repository = \"owner/name\""))?;
         let settings = GithubSettings { api_url: issues.api_url.clone(), repository, token };
-        let tracker = GithubTracker::new(&settings).map_err(|error| wrong(&error.to_string()))?;
-        Ok(Arc::new(tracker))
+        GithubTracker::new(&settings).map(Some).map_err(|error| wrong(&error.to_string()))
     }
 
     fn alerts(&self) -> Result<Option<Arc<dyn AlertChannel>>, Failure> {
+        Ok(self.webhook()?.map(|webhook| Arc::new(webhook) as Arc<dyn AlertChannel>))
+    }
+
+    pub(crate) fn webhook(&self) -> Result<Option<Webhook>, Failure> {
         let Some(address) = &self.config.alerts.webhook else { return Ok(None) };
         // The address is a secret: not even a wrong one is said.
         let webhook = Webhook::new(address.expose());
-        let webhook = webhook.ok_or_else(|| Failure::Usage("alerts.webhook is no address".to_owned()))?;
-        Ok(Some(Arc::new(webhook)))
+        webhook.map(Some).ok_or_else(|| Failure::Usage("alerts.webhook is no address".to_owned()))
     }
 
     /// Everything the actors need.
@@ -260,7 +274,7 @@ impl Setup {
         }
     }
 
-    fn bwrap(&self) -> Result<Option<PathBuf>, Failure> {
+    pub(crate) fn bwrap(&self) -> Result<Option<PathBuf>, Failure> {
         if self.config.session.checks.is_empty() || self.config.session.checks_sandbox == Sandbox::None {
             return Ok(None);
         }
@@ -275,12 +289,12 @@ impl Setup {
         keys.chain(token).chain([self.config.daemon.state_dir.clone()]).collect()
     }
 
-    fn exclude(&self) -> Result<Exclude, Failure> {
+    pub(crate) fn exclude(&self) -> Result<Exclude, Failure> {
         Exclude::new(&self.config.session.context_exclude)
             .map_err(|error| Failure::Usage(format!("[session] context_exclude: {}", steadfast_actors::chain(&error))))
     }
 
-    fn templates(&self) -> Result<Templates, Failure> {
+    pub(crate) fn templates(&self) -> Result<Templates, Failure> {
         let mut templates = Templates::builtin();
         let Some(folder) = &self.config.session.prompts_dir else { return Ok(templates) };
         let wrong = |path: PathBuf, what: String| Failure::Usage(format!("{}: {what}", path.display()));

@@ -6,6 +6,7 @@ mod anthropic;
 mod command;
 mod faults;
 mod openai;
+mod probe;
 mod secrecy;
 mod server;
 mod tls;

@@ -123,13 +123,17 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Se
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let length = headers.iter().find(|(name, _)| name == "content-length").unwrap().1.parse::<usize>().unwrap();
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let length = length.map_or(0, |(_, length)| length.parse::<usize>().unwrap());
     while buffer.len() < head_end + length {
         if stream.read_buf(buffer).await.ok()? == 0 {
             return None;
         }
     }
-    let body = serde_json::from_slice(&buffer[head_end..head_end + length]).unwrap();
+    let body = match length {
+        0 => Value::Null,
+        _ => serde_json::from_slice(&buffer[head_end..head_end + length]).unwrap(),
+    };
     buffer.drain(..head_end + length);
     Some(Seen { line, headers, body })
 }

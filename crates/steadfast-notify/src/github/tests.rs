@@ -384,3 +384,34 @@ async fn an_issue_of_another_tracker_or_another_repository_is_not_touched() {
     assert!(server.comments(1).is_empty());
     assert_eq!(server.issues()[0]["state"], "open");
 }
+
+#[tokio::test]
+async fn whether_issues_can_be_filed_is_known_without_filing_one() {
+    let place = |changes: serde_json::Value| {
+        let mut place =
+            json!({ "has_issues": true, "archived": false, "private": true, "permissions": { "push": true } });
+        place.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        place
+    };
+    let server = GithubServer::start();
+    let check = async |status: u16, scopes: &str, body: serde_json::Value| {
+        server.next(Method::GET, Turn::answer(status, &[("x-oauth-scopes", scopes)], body));
+        tracker(&server).check().await.map_err(|error| error.to_string())
+    };
+    assert_eq!(check(200, "", place(json!({}))).await, Ok(Vec::new()));
+    assert_eq!(check(200, "gist, repo", place(json!({}))).await, Ok(Vec::new()));
+    assert_eq!(check(200, "public_repo", place(json!({ "private": false }))).await, Ok(Vec::new()));
+    let notes = check(200, "", place(json!({ "permissions": { "pull": true } }))).await.unwrap();
+    assert!(notes[0].contains("drop labels and assignees"), "{notes:?}");
+    for (status, scopes, body, word) in [
+        (200, "public_repo, gist", place(json!({})), "needs repo"),
+        (200, "", place(json!({ "archived": true })), "archived"),
+        (200, "", place(json!({ "has_issues": false })), "switched off"),
+        (401, "", json!({ "message": "Bad credentials" }), "give a valid one"),
+        (404, "", json!({ "message": "Not Found" }), "check the name"),
+    ] {
+        let refused = check(status, scopes, body).await.unwrap_err();
+        assert!(refused.contains(word), "{refused}");
+    }
+    assert!(server.asked().iter().all(|asked| asked.method == Method::GET));
+}
