@@ -18,6 +18,7 @@ use std::time::Duration;
 use steadfast_core::breaker::Snapshot;
 use steadfast_core::ids::{ModelId, SessionId};
 use steadfast_core::session::{Phase, Policy, Session, StepKey};
+use steadfast_core::tuning::Raises;
 use steadfast_store::{
     Batch, Check, CheckpointStore, CommitHandle, GroupCommit, Key, OpenOptions, Prefix, RecordKind, SledStore,
     StoreError, TransferError,
@@ -69,6 +70,7 @@ const FINISHED: RecordKind = RecordKind::new(12, 1, "finished session");
 const RATES: RecordKind = RecordKind::new(14, 1, "rates");
 const EVENTS: RecordKind = RecordKind::new(17, 1, "events");
 const PRUNED: RecordKind = RecordKind::new(16, 1, "time of the last retention");
+const RAISES: RecordKind = RecordKind::new(22, 1, "raised timeouts");
 const OUTGOING: RecordKind = RecordKind::new(20, 1, "outbox entry");
 const TROUBLE: RecordKind = RecordKind::new(21, 1, "trouble of a delivery");
 const MARK: RecordKind = RecordKind::new(13, 1, "index entry");
@@ -453,6 +455,15 @@ impl Keeper {
     /// Raised by each opening of the store; never comes twice.
     pub fn epoch(&self) -> u64 {
         self.store().epoch()
+    }
+
+    /// Saves how far timeouts were raised, without waiting.
+    pub(crate) fn save_raises(&self, raises: &Raises) {
+        let mut batch = Batch::new();
+        match batch.put_value(Key::meta("timeouts"), RAISES, raises) {
+            Ok(_) => self.commit_soon(batch),
+            Err(error) => tracing::error!(error = %error, "raised timeouts not saved"),
+        }
     }
 
     /// Saves what was spent on a day (days since 1970, UTC), without waiting.

@@ -159,6 +159,13 @@ pub enum Event {
         /// When it is open: until its next test.
         retry_in_ms: Option<u64>,
     },
+    /// Timeouts of a role's first model made others answer too often, so it is given more time (`auto_timeout`).
+    TimeoutRaised {
+        /// Whose.
+        model: ModelId,
+        /// What holds from now on.
+        timeout_ms: u64,
+    },
     /// A file agent ended.
     FileEnded {
         /// Whose.
@@ -345,6 +352,7 @@ fn log(event: &Event) {
                 info!(%model, ?from, ?to, status, reason, retry_in_ms, "breaker changed")
             }
         },
+        Event::TimeoutRaised { model, timeout_ms } => warn!(%model, timeout_ms, "timeout raised"),
         Event::FileEnded { session, milestone, file, error } => match error {
             None => info!(%session, milestone, file, "file written"),
             Some(error) => warn!(%session, milestone, file, error, "file failed"),

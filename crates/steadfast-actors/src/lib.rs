@@ -35,6 +35,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod tuner;
 mod worker;
 
 pub use checkpoint_keeper::{Keeper, KeeperError, set_aside_files};

@@ -105,6 +105,8 @@ pub struct ModelStatus {
     pub opens: u64,
     /// Median of the last 64 answered calls.
     pub median_latency: Option<Duration>,
+    /// What `auto_timeout` has added to its timeout; zero where nothing.
+    pub timeout_raised_by: Duration,
 }
 
 /// What a model actor is told.
@@ -513,6 +515,7 @@ impl ModelState {
             waiting: self.waiting.len(),
             opens: self.breaker.opens(),
             median_latency: latencies.get(latencies.len() / 2).copied(),
+            timeout_raised_by: Duration::ZERO,
         }
     }
 }

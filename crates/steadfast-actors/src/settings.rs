@@ -12,6 +12,7 @@ use steadfast_core::ids::{ModelId, Role};
 use steadfast_core::restart::RestartBudget;
 use steadfast_core::sentinel::Limits;
 use steadfast_core::session;
+use steadfast_core::tuning;
 use steadfast_model::ModelClient;
 use steadfast_notify::{AlertChannel, IssueTracker};
 use steadfast_prompt::Templates;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub breaker: BreakerConfig,
     /// Of every execution.
     pub failover: failover::Policy,
+    /// Timeouts of first models are raised where they make others answer.
+    pub auto_timeout: bool,
     /// The first model of each role fails on purpose.
     pub fail_primary: bool,
     /// The way of a session.
@@ -120,9 +123,11 @@ impl Settings {
         RestartBudget::new(self.max_restarts, self.restart_window)
     }
 
-    /// The breaker of a model: a test that never reports is given up after the model's own timeout.
+    /// The breaker of a model: a test that never reports is given up after the model's own timeout, the longest that it can
+    /// be raised to.
     pub(crate) fn breaker_of(&self, model: &ModelSettings) -> BreakerConfig {
-        BreakerConfig { probe_lease: model.timeout, ..self.breaker.clone() }
+        let raise = if self.auto_timeout { tuning::RAISE * tuning::MAX_RAISES } else { Duration::ZERO };
+        BreakerConfig { probe_lease: model.timeout + raise, ..self.breaker.clone() }
     }
 
     /// Tokens that a prompt of the role may take: half of its first model's window, the rest is for the answer.

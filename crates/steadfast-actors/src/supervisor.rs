@@ -37,6 +37,7 @@ use crate::session::{SessionActor, SessionArgs, SessionMsg};
 use crate::settings::Settings;
 use crate::task::{TaskGuard, report_back};
 use crate::tidy::Pruned;
+use crate::tuner::Tuner;
 use crate::worker::{ModelDirectory, Worker, WorkerArgs, WorkerMsg};
 
 /// What the supervisor is started with.
@@ -45,6 +46,7 @@ pub(crate) struct SupervisorArgs {
     pub(crate) keeper: Keeper,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) tuner: Arc<Tuner>,
     pub(crate) events: Events,
     pub(crate) clock: fn() -> u64,
     pub(crate) emergency: watch::Sender<Option<Emergency>>,
@@ -304,6 +306,7 @@ impl SupervisorState {
             ledger: Arc::clone(&self.args.ledger),
             recoveries: Arc::clone(&self.recoveries),
             meter: Arc::clone(&self.args.meter),
+            tuner: settings.auto_timeout.then(|| Arc::clone(&self.args.tuner)),
             events: self.args.events.clone(),
         }
     }
@@ -681,13 +684,17 @@ impl SupervisorState {
     fn status(&self, reply: oneshot::Sender<Status>) {
         let (active, queued) = (self.sessions.keys().cloned().collect(), self.queue.iter().cloned().collect());
         let (directory, settings) = (Arc::clone(&self.directory), Arc::clone(&self.args.settings));
-        let paused = self.paused.clone();
+        let (paused, tuner) = (self.paused.clone(), settings.auto_timeout.then(|| Arc::clone(&self.args.tuner)));
         tokio::spawn(async move {
             let mut roles = Vec::new();
             for role in Role::ALL {
                 let mut models = Vec::new();
                 for model in settings.role(role) {
-                    models.push((model.clone(), model_status(&directory, model).await));
+                    let mut status = model_status(&directory, model).await;
+                    if let (Some(tuner), Some(configured)) = (&tuner, settings.models.get(model)) {
+                        status.timeout_raised_by = tuner.raised_by(model, configured.timeout);
+                    }
+                    models.push((model.clone(), status));
                 }
                 roles.push(RoleStatus { role, models });
             }
@@ -797,5 +804,6 @@ async fn model_status(directory: &Directory, model: &ModelId) -> ModelStatus {
         waiting: 0,
         opens: 0,
         median_latency: None,
+        timeout_raised_by: Duration::ZERO,
     }
 }

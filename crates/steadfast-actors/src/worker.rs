@@ -26,6 +26,7 @@ use crate::meter::Meter;
 use crate::model::{Ask, Judge, ModelMsg, ModelReply, Recoveries};
 use crate::records::{Answer, ExecutionLog};
 use crate::settings::ModelSettings;
+use crate::tuner::Tuner;
 
 /// Makes the prompt that tells a model what was wrong.
 pub(crate) type Repair = Arc<dyn Fn(&Prompt, &str) -> Prompt + Send + Sync>;
@@ -106,6 +107,8 @@ pub(crate) struct WorkerArgs {
     pub ledger: Arc<Ledger>,
     /// Counts how executions end.
     pub meter: Arc<Meter>,
+    /// Raises the first model's timeout (`auto_timeout`); `None`: the configured ones hold.
+    pub tuner: Option<Arc<Tuner>>,
     /// Says when a breaker has closed or opened.
     pub recoveries: Arc<Recoveries>,
     /// Where it tells what happens.
@@ -284,6 +287,7 @@ impl Round<'_> {
                 Step::Pause { until, why } => self.pause(until, why, now).await,
                 Step::Exhausted => {
                     self.count(Counts { degraded: 1, ..Counts::default() });
+                    self.tune(&self.log.attempts, false);
                     self.args.events.tell(Event::Exhausted { place: self.task.place.clone() });
                     return Executed::Exhausted { attempts: self.log.attempts };
                 }
@@ -354,7 +358,7 @@ impl Round<'_> {
         if let Err(reason) = self.args.ledger.admit(&self.task.place.session) {
             return Some(Executed::BudgetSpent(reason));
         }
-        let request = self.request(&how, settings);
+        let request = self.request(&how, &model, settings);
         let count_bad_answer = !self.machine.bad_answer_counted(index);
         let made = Arc::new(AtomicBool::new(false));
         let ask =
@@ -389,7 +393,8 @@ impl Round<'_> {
         }
     }
 
-    fn request(&self, how: &How, settings: &ModelSettings) -> CallRequest {
+    fn request(&self, how: &How, model: &ModelId, settings: &ModelSettings) -> CallRequest {
+        let raised = self.args.tuner.as_ref().map(|tuner| tuner.raised_by(model, settings.timeout));
         let prompt = match how {
             How::Plain | How::HigherLimit => self.task.prompt.clone(),
             How::Repair { problem } => (self.task.repair)(&self.task.prompt, problem),
@@ -410,7 +415,7 @@ impl Round<'_> {
             },
             max_output_tokens,
             json: self.task.json,
-            timeout: settings.timeout,
+            timeout: settings.timeout + raised.unwrap_or_default(),
         }
     }
 
@@ -447,6 +452,7 @@ impl Round<'_> {
             duration_ms: took.as_millis() as u64,
             tokens: completion.usage.input + completion.usage.output,
         });
+        self.tune(&answer.attempts, fallback);
         Executed::Answered(answer)
     }
 
@@ -454,6 +460,14 @@ impl Round<'_> {
     fn count(&self, counts: Counts) {
         if !self.args.fail_primary {
             self.args.meter.count(Counts { executions: 1, ..counts });
+        }
+    }
+
+    fn tune(&self, attempts: &[Attempt], fallback: bool) {
+        if let (Some(tuner), Some(first)) = (&self.args.tuner, self.args.models.first())
+            && let Some(settings) = self.args.settings.get(first)
+        {
+            tuner.execution_ended(first, settings.timeout, attempts, fallback);
         }
     }
 

@@ -16,3 +16,4 @@ pub mod restart;
 pub mod sentinel;
 pub mod session;
 pub mod tally;
+pub mod tuning;

@@ -319,6 +319,7 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
             priority: at + 1,
             circuit_breaker: status.circuit_breaker,
             retry_in_ms: status.retry_in.map(|time| time.as_millis() as u64),
+            timeout_raised_by_ms: ModelRow::raised(status.timeout_raised_by),
         };
         let rows = role.models.into_iter().enumerate().map(row).collect();
         match role.role {

@@ -265,6 +265,12 @@ impl View {
                 let line = self.paint(code, &format!("⚡ breaker of {model} {stays}{status}{next}{why}"));
                 self.line(&line);
             }
+            Event::TimeoutRaised { model, timeout_ms } => {
+                let text =
+                    format!("⏱ {model} may take {} from now on: its timeouts made others answer", span(*timeout_ms));
+                let line = self.paint(YELLOW, &text);
+                self.line(&line);
+            }
             Event::FileEnded { file, error, .. } => match error {
                 None => {}
                 Some(error) => {

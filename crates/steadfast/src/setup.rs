@@ -25,6 +25,8 @@ use crate::cli::Global;
 use crate::client::{Client, LOOK_AGAIN, is_locked};
 use crate::exit::{Failure, failed};
 
+/// Of a call to a model for which nothing else is configured.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a command waits for another process to let go of the store (SPEC 10).
 pub(crate) const STORE_WAIT: Duration = Duration::from_secs(10);
 
@@ -183,7 +185,7 @@ impl Setup {
             let settings = ModelSettings {
                 client,
                 mark: self.mark(&id, &environment),
-                timeout: model.map_or(Duration::from_secs(300), |model| model.timeout),
+                timeout: model.map_or(DEFAULT_TIMEOUT, |model| model.timeout),
                 context_window: model.and_then(|model| model.context_window).map(u32::from),
                 max_output_tokens: model.and_then(|model| model.max_output_tokens).map(u32::from),
                 max_concurrency: model.map_or(NonZeroUsize::MIN, |model| model.max_concurrency),
@@ -221,6 +223,7 @@ impl Setup {
                 backoff_max: failover.backoff.max,
                 outage_patience: failover.outage_patience,
             },
+            auto_timeout: failover.auto_timeout,
             fail_primary,
             session: self.session_policy(),
             max_parallel_agents: config.session.max_parallel_agents,

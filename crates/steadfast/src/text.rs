@@ -236,10 +236,13 @@ pub(crate) fn status(status: &StatusBody) -> String {
         [("planner", &status.roles.planner), ("coder", &status.roles.coder), ("reviewer", &status.roles.reviewer)];
     for (role, models) in roles {
         let _ = writeln!(out, "   {role}:");
-        for ModelRow { model, priority, circuit_breaker, retry_in_ms } in models {
+        for ModelRow { model, priority, circuit_breaker, retry_in_ms, timeout_raised_by_ms } in models {
             let test =
                 retry_in_ms.map(|ms| format!(", next test in {}", crate::progress::span(ms))).unwrap_or_default();
-            let _ = writeln!(out, "      {priority}. {model} [{circuit_breaker}]{test}");
+            let raised = timeout_raised_by_ms
+                .map(|ms| format!(", timeout raised by {}", crate::progress::span(ms)))
+                .unwrap_or_default();
+            let _ = writeln!(out, "      {priority}. {model} [{circuit_breaker}]{test}{raised}");
         }
     }
     let _ = writeln!(out, "\n   {:<20} {:<18} since the store began", "rate", "last hour");

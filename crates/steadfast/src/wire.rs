@@ -1,6 +1,7 @@
 //! Bodies on the control socket that are not reports.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use steadfast_core::rates::{Counts, Metric, Rates};
@@ -190,6 +191,16 @@ pub(crate) struct ModelRow {
     /// Until the next test of an open breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) retry_in_ms: Option<u64>,
+    /// What `auto_timeout` has added to its timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout_raised_by_ms: Option<u64>,
+}
+
+impl ModelRow {
+    /// Nothing is shown where nothing was added.
+    pub(crate) fn raised(by: Duration) -> Option<u64> {
+        (!by.is_zero()).then_some(by.as_millis() as u64)
+    }
 }
 
 /// Sessions by where they stand.

@@ -9,12 +9,13 @@ use steadfast_core::ids::{IdeaId, ModelId, SessionId};
 use steadfast_core::plan::Plan;
 use steadfast_core::rates::Rates;
 use steadfast_core::session::{Milestone, Run, Session, Spent, StepKey};
+use steadfast_core::tuning::Raises;
 use steadfast_prompt::Idea;
 use steadfast_store::{CheckpointStore, Key, Prefix, Record, RecordKind, Scan, decode};
 
 use super::{
     ANSWER, BREAKER, Books, COUNTS, DAY, EVENTS, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError, MANUAL,
-    MILESTONE, PLAN, RATES, answer_key, events_prefix, execution_key, milestone_key,
+    MILESTONE, PLAN, RAISES, RATES, answer_key, events_prefix, execution_key, milestone_key,
 };
 use crate::records::{Answer, Counts, ExecutionLog, IdeaRecord, IssueRecord, Loaded, ManualFiles, SessionRecord};
 use crate::supervisor::wall_clock_ms;
@@ -244,6 +245,14 @@ impl Keeper {
     /// [`KeeperError`].
     pub fn rates(&self) -> Result<Rates, KeeperError> {
         Ok(value(self.store(), &Key::meta("rates"), RATES)?.unwrap_or_default())
+    }
+
+    /// How far timeouts were raised.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn raises(&self) -> Result<Raises, KeeperError> {
+        Ok(value(self.store(), &Key::meta("timeouts"), RAISES)?.unwrap_or_default())
     }
 
     /// What was spent on a day before this process; `None` when nothing is known of that day.

@@ -23,6 +23,7 @@ use crate::meter::Meter;
 use crate::records::Write;
 use crate::settings::Settings;
 use crate::tidy::Pruned;
+use crate::tuner::Tuner;
 
 /// Milliseconds since 1970 by the machine's clock.
 pub(crate) fn wall_clock_ms() -> u64 {
@@ -86,6 +87,7 @@ pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnEr
     crate::tidy::all(&keeper, &settings.state_dir).await;
     let args = SupervisorArgs {
         meter: Arc::clone(&meter),
+        tuner: Arc::new(Tuner::new(keeper.clone(), events.clone())),
         settings: Arc::new(settings),
         keeper: keeper.clone(),
         ledger: Arc::new(ledger),

@@ -23,6 +23,7 @@ use crate::event::{Event, Events, Place, WaitReason};
 use crate::meter::Meter;
 use crate::model::{BreakerMemory, ModelActor, ModelArgs, ModelMsg, SharedNetwork};
 use crate::settings::ModelSettings;
+use crate::tuner::Tuner;
 use crate::worker::{Executed, ModelDirectory, Task, Worker, WorkerArgs, WorkerMsg};
 
 pub(super) const S: fn(u64) -> Duration = Duration::from_secs;
@@ -47,6 +48,7 @@ pub(super) struct Tuning {
     pub(super) windows: BTreeMap<&'static str, u32>,
     pub(super) max_output_tokens: Option<u32>,
     pub(super) fail_primary: bool,
+    pub(super) auto_timeout: bool,
     pub(super) limits: Limits,
     pub(super) store: Arc<dyn CheckpointStore>,
 }
@@ -62,6 +64,7 @@ impl Default for Tuning {
             windows: BTreeMap::new(),
             max_output_tokens: None,
             fail_primary: false,
+            auto_timeout: false,
             limits: Limits::default(),
             store: Arc::new(MemoryStore::new()),
         }
@@ -153,6 +156,7 @@ impl Rig {
             ledger: Arc::clone(&ledger),
             recoveries,
             meter,
+            tuner: tuning.auto_timeout.then(|| Arc::new(Tuner::new(keeper.clone(), events.clone()))),
             events,
         };
         let (worker, _) = Actor::spawn(None, Worker, worker).await.unwrap();
@@ -215,6 +219,9 @@ impl Rig {
                     Some(format!("!{}", seconds(for_ms)))
                 }
                 Event::Exhausted { .. } => Some("exhausted".to_owned()),
+                Event::TimeoutRaised { model, timeout_ms } => {
+                    Some(format!("{}:raised to {}", model.name(), seconds(timeout_ms)))
+                }
                 _ => None,
             });
         }

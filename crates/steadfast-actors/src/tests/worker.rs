@@ -54,6 +54,31 @@ async fn a_timeout_of_the_first_model_is_followed_by_the_second_after_one_second
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_model_whose_timeouts_make_others_answer_is_given_more_time_also_after_a_restart() {
+    let journal = Journal::new();
+    let models =
+        || vec![Scripted::new("slow", &journal).always(after(330, text("good"))), Scripted::new("two", &journal)];
+    let store = MemoryStore::new();
+    let tuning = |auto_timeout| Tuning { auto_timeout, store: Arc::new(store.clone()), ..Tuning::default() };
+    let late = |fault: &str| format!("slow:{fault} +1 two:ok");
+    let mut rig = Rig::start(models(), tuning(true)).await;
+    for nth in 1..=3 {
+        rig.execute(task(nth)).await;
+    }
+    let timed_out = late("no");
+    assert_eq!(rig.told(), format!("{timed_out} {timed_out} {timed_out} slow:raised to 360"));
+    settle().await;
+    let mut rig = Rig::start(models(), tuning(true)).await;
+    rig.reset("slow").await;
+    assert_eq!(answer(rig.execute(task(4)).await).model.as_str(), "p/slow");
+    assert_eq!(rig.told(), "slow:ok");
+    assert_eq!(journal.asked().last().unwrap().request.timeout, S(360));
+    let rig = Rig::start(models(), tuning(false)).await;
+    rig.execute(task(5)).await;
+    assert!(journal.asked().iter().rev().take(2).all(|asked| asked.request.timeout == S(300)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_open_breaker_costs_no_time_and_no_attempt() {
     let journal = Journal::new();
     let models = vec![Scripted::new("one", &journal).first([fails(Fault::Denied)]), Scripted::new("two", &journal)];

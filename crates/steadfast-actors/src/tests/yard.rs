@@ -378,6 +378,7 @@ fn settings(state_dir: PathBuf, model: &Scripted, tracker: &Arc<Tracker>) -> Set
         models: Arc::new(BTreeMap::from([(id, one)])),
         breaker: BreakerConfig { failure_threshold: NonZeroU32::new(3).unwrap(), ..BreakerConfig::default() },
         failover: failover::Policy { outage_patience: Duration::ZERO, ..failover::Policy::default() },
+        auto_timeout: false,
         fail_primary: false,
         session: session_policy(),
         max_parallel_agents: NonZeroUsize::new(4).unwrap(),

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use steadfast_actors::Keeper;
-use steadfast_core::ids::{Role, SessionId};
+use steadfast_core::ids::{ModelId, Role, SessionId};
 use steadfast_core::session::{Phase, Policy, Session};
+use steadfast_core::tuning::Timeouts;
 
 use crate::cli::{Global, SessionsArgs, StatusArgs};
 use crate::exit::{FAILED, Failure, Outcome, failed};
 use crate::report::Report;
-use crate::setup::{Access, Setup};
+use crate::setup::{Access, DEFAULT_TIMEOUT, Setup};
 use crate::wire::{ModelRow, OutboxCounts, RateReport, Roles, SessionCounts, StatusBody, StoreStatus};
 use crate::{print, print_json, text};
 
@@ -141,8 +142,16 @@ pub(crate) fn now_minute() -> u64 {
 fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
     let (clients, breaker) = (setup.clients(), setup.breaker());
     let rates = keeper.rates().map_err(|error| failed("cannot read the store", &error))?;
+    let timeouts = match setup.config.failover.auto_timeout {
+        true => Timeouts::new(keeper.raises().map_err(|error| failed("cannot read the store", &error))?),
+        false => Timeouts::default(),
+    };
+    let raised = |model: &ModelId| {
+        let configured = setup.config.models.get(model).map_or(DEFAULT_TIMEOUT, |model| model.timeout);
+        ModelRow::raised(timeouts.raised_by(model, configured))
+    };
     let rows = |role: Role| -> Vec<ModelRow> {
-        let row = |(at, model): (usize, &steadfast_core::ids::ModelId)| {
+        let row = |(at, model): (usize, &ModelId)| {
             let unavailable = clients.get(model).and_then(|client| client.as_ref().err());
             let (circuit_breaker, retry_in) = match unavailable {
                 Some(reason) => (format!("UNAVAILABLE ({reason})"), None),
@@ -153,6 +162,7 @@ fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
                 priority: at + 1,
                 circuit_breaker,
                 retry_in_ms: retry_in.map(|time| time.as_millis() as u64),
+                timeout_raised_by_ms: raised(model),
             }
         };
         setup.config.roles.of(role).iter().enumerate().map(row).collect()

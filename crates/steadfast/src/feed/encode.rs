@@ -118,6 +118,9 @@ fn parts(event: &Event) -> (&'static str, Option<&SessionId>, Value) {
             json!({ "model": model.as_str(), "from": state(*from), "to": state(*to), "status": status,
                     "reason": reason, "retryInMs": retry_in_ms }),
         ),
+        Event::TimeoutRaised { model, timeout_ms } => {
+            ("timeout_raised", None, json!({ "model": model.as_str(), "timeoutMs": timeout_ms }))
+        }
         Event::FileEnded { session, milestone, file, error } => {
             ("file_ended", Some(session), json!({ "milestone": milestone, "file": file, "error": error }))
         }
