@@ -282,6 +282,22 @@ impl Keeper {
         self.begin_commit(batch).wait().await
     }
 
+    /// Gives the space of what is dead back to the disk.
+    ///
+    /// # Errors
+    /// [`KeeperError::Store`]; everything saved is there then, too.
+    pub(crate) async fn compact(&self) -> Result<(), KeeperError> {
+        let (done, answer) = oneshot::channel();
+        #[cfg(test)]
+        let held = crate::tests::clock::hold();
+        self.shared.handle.compact(move |result| {
+            drop(done.send(result));
+            #[cfg(test)]
+            drop(held);
+        });
+        Saving(answer).wait().await
+    }
+
     /// Saves without waiting, for what may be lost in a crash.
     fn commit_soon(&self, batch: Batch) {
         #[cfg(test)]

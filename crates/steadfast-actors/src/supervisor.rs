@@ -500,7 +500,8 @@ impl SupervisorState {
         }
         let spare: HashSet<SessionId> = self.taken.keys().cloned().collect();
         let (keeper, state_dir) = (self.args.keeper.clone(), self.args.settings.state_dir.clone());
-        let work = async move { crate::tidy::prune(&keeper, &state_dir, before_ms, spare).await };
+        let is_asked = reply.is_some();
+        let work = async move { crate::tidy::prune(&keeper, &state_dir, before_ms, spare, is_asked).await };
         let report = move |end: Result<Result<Pruned, String>, String>| {
             SupervisorMsg::PruneEnded(reply, end.unwrap_or_else(Err))
         };

@@ -86,7 +86,7 @@ pub struct Pruned {
 }
 
 /// Applies the retention: sessions that were over before `before_ms` (milliseconds since 1970) go, but for those in
-/// `spare`; so do copies of broken stores. Branches stay.
+/// `spare`; so do copies of broken stores. Branches stay. `is_asked`: a person waits for it, and for the space.
 ///
 /// # Errors
 /// For a person. A part may be removed then, and a repetition goes on.
@@ -95,6 +95,7 @@ pub(crate) async fn prune(
     state_dir: &Path,
     before_ms: u64,
     spare: HashSet<SessionId>,
+    is_asked: bool,
 ) -> Result<Pruned, String> {
     let sessions = keeper.prune(before_ms, spare).await.map_err(|error| crate::chain(&error))?;
     for session in &sessions {
@@ -108,5 +109,8 @@ pub(crate) async fn prune(
         false => Ok(0),
     });
     let copies = removing.await.map_err(|error| crate::chain(&error))?.map_err(|error| crate::chain(&error))?;
+    if is_asked {
+        keeper.compact().await.map_err(|error| crate::chain(&error))?;
+    }
     Ok(Pruned { sessions: sessions.len(), copies })
 }

@@ -53,6 +53,7 @@ fn call(done: Done, result: Result<(), StoreError>) {
 
 enum Job {
     Commit(Batch, Answer),
+    Compact(Answer),
     Stop,
 }
 
@@ -69,6 +70,11 @@ impl CommitHandle {
     pub fn submit(&self, batch: Batch, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         // A failed send drops the job, and that answers the callback.
         drop(self.jobs.send(Job::Commit(batch, Answer(Some(Box::new(done))))));
+    }
+
+    /// Queues a [`CheckpointStore::compact`]; the callback is called as that of a batch.
+    pub fn compact(&self, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        drop(self.jobs.send(Job::Compact(Answer(Some(Box::new(done))))));
     }
 
     /// Queues a batch and blocks until it is on disk.
@@ -149,7 +155,15 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
                 continue;
             }
         };
-        let Job::Commit(mut merged, first) = next else { return };
+        let (mut merged, first) = match next {
+            Job::Commit(batch, answer) => (batch, answer),
+            Job::Compact(answer) => {
+                answer.give(compact(store));
+                continue;
+            }
+            Job::Stop => return,
+        };
+        let mut after = None;
         let mut answers = vec![first];
         let mut bytes = merged.payload_bytes();
         let mut stop = false;
@@ -159,6 +173,10 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
                     bytes += batch.payload_bytes();
                     merged.append(&mut batch);
                     answers.push(answer);
+                }
+                Ok(Job::Compact(answer)) => {
+                    after = Some(answer);
+                    break;
                 }
                 Ok(Job::Stop) => {
                     stop = true;
@@ -171,6 +189,9 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
         for answer in answers {
             answer.give(result.clone());
         }
+        if let Some(answer) = after {
+            answer.give(compact(store));
+        }
         if stop {
             return;
         }
@@ -182,6 +203,12 @@ fn commit<S: CheckpointStore + ?Sized>(store: &S, batch: &Batch) -> Result<(), S
     // A panic in the layers below becomes an answer: callers wait for one, and the next batch may fare better.
     catch_unwind(AssertUnwindSafe(|| store.apply(batch).and_then(|()| store.sync())))
         .unwrap_or_else(|_| Err(StoreError::Index { source: BackendError::new("the store panicked while it wrote") }))
+}
+
+fn compact<S: CheckpointStore + ?Sized>(store: &S) -> Result<(), StoreError> {
+    catch_unwind(AssertUnwindSafe(|| store.compact())).unwrap_or_else(|_| {
+        Err(StoreError::Index { source: BackendError::new("the store panicked while it gave space back") })
+    })
 }
 
 fn maintain<S: CheckpointStore + ?Sized>(store: &S) -> bool {

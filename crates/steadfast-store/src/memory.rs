@@ -238,6 +238,10 @@ impl CheckpointStore for MemoryStore {
         Ok(false)
     }
 
+    fn compact(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn fence(&self) -> Result<(), StoreError> {
         Ok(())
     }

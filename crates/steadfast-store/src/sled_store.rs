@@ -523,6 +523,15 @@ impl CheckpointStore for SledStore {
         self.step()
     }
 
+    fn compact(&self) -> Result<(), StoreError> {
+        self.inner.refuse_broken()?;
+        if self.copy.is_some() {
+            return Ok(());
+        }
+        self.fence()?;
+        self.squeeze()
+    }
+
     fn fence(&self) -> Result<(), StoreError> {
         Witness::fence(&self.inner.dir, self.inner.epoch)
     }

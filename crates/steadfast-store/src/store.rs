@@ -165,6 +165,13 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// As [`CheckpointStore::sync`].
     fn maintain(&self) -> Result<bool, StoreError>;
 
+    /// Gives all the space of dead records back that it can, however long that takes: for a person who asks for it. Writers
+    /// wait until it is done; readers do not.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::maintain`]; what was saved is whole then, too.
+    fn compact(&self) -> Result<(), StoreError>;
+
     /// Whether this opening is still the last one: asked before anything outside the store is changed.
     ///
     /// # Errors

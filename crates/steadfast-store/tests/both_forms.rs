@@ -42,6 +42,9 @@ impl CheckpointStore for Folded {
     fn maintain(&self) -> Result<bool, StoreError> {
         self.0.maintain()
     }
+    fn compact(&self) -> Result<(), StoreError> {
+        self.0.compact()
+    }
     fn fence(&self) -> Result<(), StoreError> {
         self.0.fence()
     }

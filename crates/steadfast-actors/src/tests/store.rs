@@ -84,6 +84,10 @@ impl CheckpointStore for SlowStore {
         self.inner.maintain()
     }
 
+    fn compact(&self) -> Result<(), StoreError> {
+        self.inner.compact()
+    }
+
     fn fence(&self) -> Result<(), StoreError> {
         self.inner.fence()
     }

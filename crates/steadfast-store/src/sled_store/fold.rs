@@ -223,17 +223,36 @@ impl SledStore {
         }
         if !self.inner.may_reclaim() {
             // Nothing is to be done, and both files are empty.
-            writer.journal.slim()?;
-            writer.spare.as_mut().map_or(Ok(()), Journal::slim)?;
+            Self::slim(&mut writer, journal::RESERVE_BYTES)?;
             return Ok(false);
         }
         let inner = Arc::clone(&self.inner);
-        let thread = std::thread::Builder::new().name("store-reclaim".to_owned()).spawn(move || inner.reclaim());
+        let thread = std::thread::Builder::new()
+            .name("store-reclaim".to_owned())
+            .spawn(move || inner.reclaim(|live| inner.tolerable(live)));
         match thread {
             Ok(thread) => writer.helper = Some(Helper::Reclaim(thread)),
-            Err(_) => self.inner.reclaim()?,
+            Err(_) => self.inner.reclaim(|live| self.inner.tolerable(live))?,
         }
         Ok(true)
+    }
+
+    /// All that [`SledStore::step`] would do in time, and at once, for less dead space than makes that worth its while.
+    pub(super) fn squeeze(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        self.settle(&mut writer)?;
+        if writer.journal.bytes() > journal::BLOCK || !writer.frame.is_empty() {
+            self.freeze(&mut writer)?;
+            self.settle(&mut writer)?;
+        }
+        self.inner.reclaim(|live| live + live / 2)?;
+        Self::slim(&mut writer, journal::BLOCK)
+    }
+
+    /// Gives back what empty journals hold of the disk above `bound` bytes each.
+    fn slim(writer: &mut Writer, bound: u64) -> Result<(), StoreError> {
+        writer.journal.slim_to(bound)?;
+        writer.spare.as_mut().map_or(Ok(()), |spare| spare.slim_to(bound))
     }
 
     /// Syncs, folds, and leaves an empty journal; then closes the tree.

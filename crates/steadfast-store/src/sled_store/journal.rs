@@ -31,7 +31,7 @@ const FILE_HEADER: usize = 28;
 const EXTENSION_MAGIC: &[u8; 4] = b"SFX1";
 const EXTENSION_END: usize = 56;
 /// Space is taken from the file system in pieces of this size, so that few syncs have to write the file's length.
-const RESERVE_BYTES: u64 = 4 << 20;
+pub(super) const RESERVE_BYTES: u64 = 4 << 20;
 /// More than any batch should hold; a length above it is damage.
 const MAX_FRAME_BYTES: usize = 1 << 30;
 /// Journal files are named `journal-0` and `journal-1`; one takes the writes while the other is folded.
@@ -240,14 +240,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Gives back the space that a busy time has taken; only for a file without frames.
-    pub(super) fn slim(&mut self) -> Result<(), StoreError> {
-        if self.reserved <= RESERVE_BYTES {
+    /// Gives back the space above `bound`, as [`Journal::shrink_to`], for a file that goes on under its number.
+    pub(super) fn slim_to(&mut self, bound: u64) -> Result<(), StoreError> {
+        if self.reserved <= bound {
             return Ok(());
         }
         let Header { number, epoch, needs, .. } = self.header;
-        self.begin_again(number, epoch, needs, RESERVE_BYTES)?;
-        self.shrink_to(RESERVE_BYTES)
+        self.begin_again(number, epoch, needs, bound)?;
+        self.shrink_to(bound)
     }
 
     /// Gives the file up; only for one without frames, or the oldest.

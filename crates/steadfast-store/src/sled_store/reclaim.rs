@@ -73,14 +73,19 @@ impl Inner {
     pub(super) fn may_reclaim(&self) -> bool {
         let disk = self.disk_bytes();
         let sizes = self.sizes();
-        disk > MAX_RATIO * sizes.live.unwrap_or(0) + self.limits.slack
+        disk > self.tolerable(sizes.live.unwrap_or(0))
             && sizes.tried.is_none_or(|tried| disk > tried + self.limits.slack / 2)
     }
 
-    /// Copies what lives into a fresh tree, if that is worth it. Only the thread that would fold calls it, so nothing is
+    /// How large the tree's file may be, in bytes, before anything is done about it by itself.
+    pub(super) fn tolerable(&self, live: u64) -> u64 {
+        MAX_RATIO * live + self.limits.slack
+    }
+
+    /// Copies what lives into a fresh tree, if the file is larger than `tolerable` says for so many live bytes. Only the thread that would fold calls it, so nothing is
     /// folded meanwhile; readers and the journal go on.
-    pub(super) fn reclaim(&self) -> Result<(), StoreError> {
-        let result = self.reclaim_measured();
+    pub(super) fn reclaim(&self, tolerable: impl Fn(u64) -> u64) -> Result<(), StoreError> {
+        let result = self.reclaim_measured(tolerable);
         let disk = self.disk_bytes();
         self.sizes().tried = Some(disk);
         if self.tree_lock().is_none() {
@@ -89,11 +94,11 @@ impl Inner {
         result
     }
 
-    fn reclaim_measured(&self) -> Result<(), StoreError> {
+    fn reclaim_measured(&self, tolerable: impl Fn(u64) -> u64) -> Result<(), StoreError> {
         let live = self.tree_lock().as_ref().ok_or(StoreError::Broken)?.live_bytes()?;
         self.sizes().live = Some(live);
         let disk = self.disk_bytes();
-        if disk <= MAX_RATIO * live + self.limits.slack {
+        if disk <= tolerable(live) {
             return Ok(());
         }
         heal::require_space(&self.dir, 2 * live)?;

@@ -69,6 +69,31 @@ fn a_journal_gives_the_space_of_a_busy_time_back_when_nothing_is_saved_any_more(
 }
 
 #[test]
+fn compacting_gives_the_space_of_removed_records_back_at_once_and_keeps_the_others() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path());
+    // Random, so that nothing can be packed.
+    let text: String = std::iter::repeat_with(fastrand::alphanumeric).take(8 << 10).collect();
+    let name = |at: usize| format!("r{at:04}");
+    (0..1_000).for_each(|at| put(&store, &name(at), &text));
+    let mut batch = Batch::new();
+    (0..900).for_each(|at| drop(batch.delete(Key::meta(&name(at)))));
+    store.apply(&batch).and_then(|()| store.sync()).expect("saved");
+    fold(&store);
+    let before = store.usage();
+    store.compact().expect("compacts");
+    let after = store.usage();
+    assert_eq!(after.live_bytes, before.live_bytes);
+    assert!(after.disk_bytes < before.disk_bytes && after.disk_bytes < 3 * after.live_bytes, "{before:?}, {after:?}");
+    put(&store, "later", "saved");
+    drop(store);
+    let (store, report) = open(dir.path());
+    assert_eq!(report, OpenReport::default());
+    assert!((900..1_000).all(|at| get(&store, &name(at)).as_deref() == Some(&text)));
+    assert_eq!(get(&store, "later").as_deref(), Some("saved"));
+}
+
+#[test]
 fn a_large_record_is_kept_in_parts_and_leaves_none_behind_when_it_shrinks_or_goes() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (store, _) = open(dir.path());
