@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,8 +37,12 @@ impl Daemon {
     /// Starts one and waits until it answers.
     pub(crate) fn start(work: &Work, server: &Server, state: &Path) -> anyhow::Result<Self> {
         let errors = state.with_extension("daemon-log");
-        let process =
-            steadfast(work, server, state, &errors)?.arg("daemon").spawn().context("cannot start a daemon")?;
+        Self::start_as(steadfast(work, server, state, &errors)?, state, errors)
+    }
+
+    /// The same with a command line of one's own, that lacks only the word `daemon`; `errors`: where its standard error goes.
+    pub(crate) fn start_as(mut command: Command, state: &Path, errors: PathBuf) -> anyhow::Result<Self> {
+        let process = command.arg("daemon").spawn().context("cannot start a daemon")?;
         let mut daemon = Self { process, errors };
         let (socket, start) = (state.join("steadfast.sock"), Instant::now());
         while UnixStream::connect(&socket).is_err() {

@@ -146,7 +146,7 @@ impl Commands<'_> {
     }
 }
 
-struct Filled {
+pub(crate) struct Filled {
     ids: Vec<SessionId>,
     record_bytes: usize,
     disk_mib: f64,
@@ -155,7 +155,7 @@ struct Filled {
 /// Multiplies the one real session of a store: each copy is the record that the engine wrote, under its own id and idea,
 /// with the same index entries. Before that, parts of the size of a session's answers are written and taken out again,
 /// as each session leaves them behind, so that the files have a past and not only a present.
-fn fill(dir: &Path, n: usize) -> anyhow::Result<Filled> {
+pub(crate) fn fill(dir: &Path, n: usize) -> anyhow::Result<Filled> {
     let (store, _) = SledStore::open(dir, &OpenOptions { lock_wait: Duration::from_secs(10) })?;
     let heads = store.scan(&Scan::newest(Prefix::session_heads(), 1))?;
     let (_, packed) = heads.entries.into_iter().next().context("no finished session in it")?;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo bench -p steadfast --bench engine [-- [--rounds N] [--quick] [--dir DIR]]
+//! cargo bench -p steadfast --bench engine -- --endurance [--quick] [--dir DIR]
 //! ```
 //!
 //! One session is 5 milestones of 4 files: 26 model calls, 5 commits, every step durable. Cases, interleaved by round:
@@ -19,12 +20,15 @@
 //! to 5 once each, one and the same tree for all, and 26 requests a session. Then a store with 10,000 finished sessions:
 //! resident memory of an idle daemon, `show` and `sessions --limit 20` as whole commands.
 //!
+//! `--endurance` measures what a long life asks for instead: see [`endurance`].
+//!
 //! Nothing is asserted about time: a busy machine gives a worse table, not a failure. Scratch files go to the target
 //! folder (`--dir` for another disk); it must be a real disk, or `fdatasync` costs nothing.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark reports to the terminal")]
 
 mod daemon;
+mod endurance;
 mod floor;
 mod foreground;
 mod grown;
@@ -64,6 +68,9 @@ struct Args {
     /// One short round and a small store: does it work at all?
     #[arg(long)]
     quick: bool,
+    /// Instead: a shutdown with 50 sessions, a start with 10,000 and 100, memory and disk after 2,000
+    #[arg(long)]
+    endurance: bool,
     /// Where the scratch files go
     #[arg(long, value_name = "DIR", default_value = env!("CARGO_TARGET_TMPDIR"))]
     dir: PathBuf,
@@ -120,6 +127,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let mut work = Work::new(&args.dir)?;
     let server = Server::start(&work)?;
     warm_up(&mut work, &server)?;
+    if args.endurance {
+        let table = endurance::measure(&mut work, &server, if args.quick { 10 } else { 1 })?;
+        println!("{}\n{table}", machine::describe(&args.dir, load_before, &[]));
+        return Ok(());
+    }
     let mut rounds = Vec::new();
     for at in 0..sizes.rounds {
         let round = round(&mut work, &server, &sizes, at).with_context(|| format!("round {}", at + 1))?;

@@ -43,8 +43,13 @@ fn config(work: &Work, server: &Server) -> anyhow::Result<PathBuf> {
 
 /// The program with its global options, its standard error in a file.
 pub(crate) fn steadfast(work: &Work, server: &Server, state: &Path, errors: &Path) -> anyhow::Result<Command> {
+    configured(&config(work, server)?, state, errors)
+}
+
+/// The same with another configuration.
+pub(crate) fn configured(config: &Path, state: &Path, errors: &Path) -> anyhow::Result<Command> {
     let mut command = command(STEADFAST);
-    command.arg("--config").arg(config(work, server)?).arg("--state-dir").arg(state).arg("--json");
+    command.arg("--config").arg(config).arg("--state-dir").arg(state).arg("--json");
     command.stdout(Stdio::null()).stderr(File::create(errors)?);
     Ok(command)
 }
