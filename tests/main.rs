@@ -13,6 +13,7 @@ mod alerts;
 mod breaker_simulate;
 mod budgets;
 mod daemon;
+mod disk;
 mod doctor;
 mod emergencies;
 mod events;

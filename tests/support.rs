@@ -236,14 +236,18 @@ impl World {
 
     /// Runs the program, with the world's configuration, under another one: `under` and then the program and its arguments.
     pub(crate) fn steadfast_under<S: AsRef<OsStr>>(&self, under: &[S], args: &[&str]) -> Output {
-        let mut command = self.command();
+        self.start_under(under, args).output()
+    }
+
+    /// Starts it so.
+    pub(crate) fn start_under<S: AsRef<OsStr>>(&self, under: &[S], args: &[&str]) -> Running {
+        let command = self.command();
         let program = command.get_program().to_owned();
         let mut outer = Command::new(&under[0]);
         outer.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         outer.current_dir(self.dir.path()).stdin(Stdio::null());
         outer.args(&under[1..]).arg(program).args(args).arg("--config").arg(self.path("steadfast.toml"));
-        command = outer;
-        Running::of(command, None).output()
+        Running::of(outer, None)
     }
 
     /// `run --json` of the world's idea.
