@@ -21,6 +21,7 @@ mod failover;
 mod foreground;
 mod github;
 mod kills;
+mod logs;
 mod partial;
 mod refusals;
 mod reload;

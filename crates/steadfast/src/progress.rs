@@ -31,10 +31,10 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `live`: allow the moving block where standard error is a terminal.
-    pub(crate) fn start(events: Receiver<Arc<Event>>, live: bool) -> Self {
+    /// With the moving block where standard error is a terminal.
+    pub(crate) fn start(events: Receiver<Arc<Event>>) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let live = live && std::io::stderr().is_terminal();
+        let live = std::io::stderr().is_terminal();
         let task = tokio::spawn(show(events, stopped, live));
         Self { stop, task }
     }

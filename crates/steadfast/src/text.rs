@@ -65,10 +65,12 @@ pub(crate) fn report(report: &Report) -> String {
 
 /// Names and texts come from models: none of them may move a terminal's cursor, set its title or worse.
 pub(crate) fn harmless(text: &str) -> String {
-    // Those that turn the direction of writing round make one name look like another.
-    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let steers = |c: char| c.is_control() && c != '\n' || turns(c);
-    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if c != '\n' && steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Control characters, and those that turn the direction of writing round, which make one name look like another.
+pub(crate) fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn milestone(out: &mut String, report: &Report, milestone: &MilestoneReport) {

@@ -143,7 +143,8 @@ impl Foreground {
     /// Shows the way of one session until it is over or a signal comes, and prints its report.
     async fn carry(self, global: &Global, session: SessionId) -> Outcome {
         let Self { control, server, socket, signals, events } = self;
-        let progress = Progress::start(events, global.log.is_none());
+        // A log tells the same, and whoever reads it wants nothing between its lines.
+        let progress = global.log.is_none().then(|| Progress::start(events));
         let mut alarm = control.handle.alarm().subscribe();
         signals::panics_raise(control.handle.alarm().clone());
         let over = async {
@@ -159,7 +160,9 @@ impl Foreground {
         let failed_for_good = matches!(*control.handle.alarm().borrow(), Some(Emergency::Failure(_)));
         let keeper = control.handle.keeper().clone();
         control::end(control, server, &socket, stopped.as_deref().unwrap_or("the session is over")).await;
-        progress.finish().await;
+        if let Some(progress) = progress {
+            progress.finish().await;
+        }
         report(global, &keeper, &session, failed_for_good)
     }
 }
