@@ -20,6 +20,7 @@ mod events;
 mod failover;
 mod foreground;
 mod github;
+mod http_api;
 mod kills;
 mod logs;
 mod partial;

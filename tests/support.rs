@@ -130,6 +130,7 @@ pub(crate) const IDEA: &str = "---\nid: 002-feature\n---\n# Add what is missing\
 const SETTINGS: &[(&str, &str)] = &[
     ("failover.backoff", "{ initial = \"1ms\", max = \"2ms\" }"),
     ("failover.outage_patience", "\"0s\""),
+    ("daemon.listen", "\"none\""),
     ("session.checks_sandbox", "\"none\""),
     ("roles.planner", "[\"sim/plan\"]"),
     ("roles.coder", "[\"sim/one\", \"sim/two\"]"),

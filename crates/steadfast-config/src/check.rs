@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use steadfast_core::ids::{ModelId, Role};
 
 use crate::complete::items;
-use crate::config::{Config, ProviderKind, Tracker};
+use crate::config::{Config, Listen, ProviderKind, Tracker};
 use crate::decode::{Found, quoted};
 use crate::fault::Faults;
 use crate::near::{hint, nearest};
@@ -205,6 +205,17 @@ fn daemon(whole: &mut Whole<'_>) {
             &["daemon", "time_limit"],
             format!(
                 "daemon.time_limit: {limit} leaves no time to work; it must be longer than time_limit_margin ({margin})"
+            ),
+        );
+    }
+    if let Listen::At(address) = daemon.listen
+        && !address.ip().is_loopback()
+    {
+        whole.warn(
+            &["daemon", "listen"],
+            format!(
+                "daemon.listen: {address} is reached from other machines, and plain HTTP carries the token for all on the \
+                 way to read; use 127.0.0.1 behind a proxy with TLS, or ssh -L"
             ),
         );
     }

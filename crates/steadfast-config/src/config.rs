@@ -34,13 +34,24 @@ pub struct Config {
     pub log: Log,
 }
 
+/// Where HTTP is served besides the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// Port 7070 of 127.0.0.1, or a free one where that is taken; nobody depends on it.
+    Auto,
+    /// Here; port 0 stands for a free one.
+    At(SocketAddr),
+    /// Nowhere.
+    Nowhere,
+}
+
 /// `[daemon]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     /// Holds the store, the worktrees and the local issues.
     pub state_dir: PathBuf,
-    /// Where HTTP is served besides the control socket; `None`: nowhere.
-    pub listen: Option<SocketAddr>,
+    /// Where HTTP is served besides the control socket.
+    pub listen: Listen,
     /// Sessions at work at once.
     pub max_sessions: NonZeroUsize,
     /// Restarts of one actor within `restart_window` before it counts as failing for good; may be 0.

@@ -132,7 +132,7 @@ fn daemon(s: &mut Section<'_>, home: Option<&Path>) -> Option<Daemon> {
         }
         _ => value::path(home)(node),
     });
-    let listen = s.read("listen", optional(value::address));
+    let listen = s.read("listen", value::listen);
     let max_sessions = s.read("max_sessions", value::size_from_one);
     let max_restarts = s.read("max_restarts", value::count);
     let restart_window = s.read("restart_window", value::positive);

@@ -28,8 +28,8 @@ mod units;
 mod value;
 
 pub use config::{
-    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Log, LogFormat, Micros, Model, Preset, Price, Provider,
-    ProviderKind, Roles, Sandbox, Session, Tracker, WebhookUrl,
+    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Listen, Log, LogFormat, Micros, Model, Preset, Price,
+    Provider, ProviderKind, Roles, Sandbox, Session, Tracker, WebhookUrl,
 };
 pub use env::Environment;
 pub use fault::{ConfigErrors, Fault};

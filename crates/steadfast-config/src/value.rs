@@ -1,6 +1,5 @@
 //! From one node to one typed value, with the sentence that says what was expected.
 
-use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use steadfast_core::ids::{ModelId, NameError};
 use crate::complete::items;
 use steadfast_core::sentinel::MemoryLimit;
 
-use crate::config::{Budget, Micros, Price};
+use crate::config::{Budget, Listen, Micros, Price};
 use crate::near::hint;
 use crate::tree::{Node, Origin, Table, Value};
 use crate::units::{UnitError, parse_duration, parse_size};
@@ -248,9 +247,15 @@ fn names_a_host(authority: &str) -> bool {
     !host.is_empty() && port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
-pub(crate) fn address(node: &Node) -> Read<SocketAddr> {
-    let parsed = node.as_text().and_then(|text| text.parse().ok());
-    parsed.map_or_else(|| expected("an IP address and a port such as \"127.0.0.1:7070\"", node), Ok)
+pub(crate) fn listen(node: &Node) -> Read<Listen> {
+    match node.as_text() {
+        Some("auto") => Ok(Listen::Auto),
+        Some("none") => Ok(Listen::Nowhere),
+        text => text.and_then(|text| text.parse().ok()).map_or_else(
+            || expected("an IP address and a port such as \"127.0.0.1:7070\", \"auto\" or \"none\"", node),
+            |address| Ok(Listen::At(address)),
+        ),
+    }
 }
 
 /// `owner/name`.

@@ -1,36 +1,57 @@
-//! The control socket: HTTP over a Unix socket that only its owner may open.
+//! The HTTP API: over a Unix socket that only its owner may open, and over TCP for whoever has the token.
 
+mod door;
+mod refusal;
+mod server;
 mod stream;
+pub(crate) mod token;
 
-use std::os::unix::fs::PermissionsExt as _;
+pub(crate) use server::{Http, Server, serve};
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use axum::extract::{Path as UrlPath, Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
-use steadfast_actors::{Handle, ShutDown, SubmitError, SupervisorError};
+use steadfast_actors::{Handle, ShutDown};
 use steadfast_core::ids::{ModelId, Role, SessionId};
 use steadfast_prompt::Idea;
-use tokio::net::UnixListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
 
 use crate::cli::Global;
 use crate::commands::look::now_minute;
 use crate::commands::{self, look, orders, outbox, run};
 use crate::exit::{Failure, failed};
 use crate::feed::Feed;
+use crate::page;
 use crate::report::{OutboxReport, Report};
 use crate::service_manager::{self, ServiceManager};
 use crate::setup::Setup;
 use crate::wire::{
-    CheckBody, ErrorBody, ModelRow, PruneDone, RateReport, Reloaded, ResetBody, ResetDone, Roles, StatusBody,
-    SubmitBody, Submitted,
+    CheckBody, ModelRow, PruneDone, RateReport, Reloaded, ResetBody, ResetDone, Roles, StatusBody, SubmitBody,
+    Submitted,
 };
+
+use door::Door;
+use refusal::{Asked, Named, Refusal, Sent};
+
+/// The largest body. An idea has at most 256 KiB, and JSON may spell each byte as six.
+const MAX_BODY: usize = 2 << 20;
+/// How long a body may take.
+const BODY_AT_MOST: Duration = Duration::from_secs(30);
+/// Sessions that may wait before no more are taken over HTTP.
+const MAX_QUEUED: usize = 1000;
+/// Readers of the event stream at once; fewer than there are connections, so that orders always get through.
+const MAX_WATCHERS: usize = 256;
 
 /// What the routes work on.
 pub(crate) struct Control {
@@ -41,6 +62,8 @@ pub(crate) struct Control {
     /// Held by the one reload that is under way.
     reloading: tokio::sync::Mutex<()>,
     pub(crate) feed: Feed,
+    /// Places for readers of the event stream.
+    watchers: Arc<Semaphore>,
 }
 
 /// What the process is there for.
@@ -51,46 +74,23 @@ pub(crate) enum Serves {
         global: Global,
         /// Hears of a reload.
         manager: ServiceManager,
+        /// Where HTTP is served besides the socket.
+        http: Option<String>,
     },
     /// It carries one session in the foreground and ends with it: it can be looked at and cancelled, and takes nothing new.
     OneSession,
 }
 
-/// A server that can be stopped.
-pub(crate) struct Server {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<std::io::Result<()>>,
-}
-
-impl Server {
-    /// Answers what is under way, and no more.
-    pub(crate) async fn stop(self) {
-        let _ = self.stop.send(());
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.task).await;
-    }
-}
-
-/// Listens. The store's lock is held, so a socket that lies there is a dead one.
-pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server, Failure> {
-    let what = || format!("cannot listen on {}", socket.display());
-    match std::fs::remove_file(socket) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(&what(), &error)),
-    }
-    // Made under a name that nobody knows, shut, and only then put in its place: there is no instant in which others may
-    // open it.
-    let hidden = PathBuf::from(format!("{}.{}", socket.display(), std::process::id()));
-    let listener = UnixListener::bind(&hidden).map_err(|error| failed(&what(), &error))?;
-    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&hidden, socket))
-        .map_err(|error| failed(&what(), &error))?;
-    let (stop, stopped) = oneshot::channel::<()>();
+/// All routes. `door`: whom to let in; `None`: whoever could open the socket.
+fn router(control: Arc<Control>, door: Option<Door>) -> Router {
     let router = Router::new()
+        .route("/", get(async || page::answer(StatusCode::OK)))
         .route("/v1/status", get(status))
         .route("/v1/sessions", get(sessions).post(submit))
         .route("/v1/sessions/{id}", get(session))
-        .route("/v1/sessions/{id}/{order}", post(order))
+        .route("/v1/sessions/{id}/cancel", post(cancel))
+        .route("/v1/sessions/{id}/retry", post(retry))
+        .route("/v1/sessions/{id}/resume", post(resume))
         .route("/v1/breakers/reset", post(reset))
         .route("/v1/prune", post(prune))
         .route("/v1/outbox", get(entries))
@@ -98,12 +98,46 @@ pub(crate) async fn serve(socket: &Path, control: Arc<Control>) -> Result<Server
         .merge(stream::routes())
         .route("/v1/store/check", get(check))
         .route("/v1/reload", post(reload))
-        .with_state(control);
-    let server = axum::serve(listener, router).with_graceful_shutdown(async {
-        // Dropped or sent: either way it is time to stop.
-        let _ = stopped.await;
-    });
-    Ok(Server { stop, task: tokio::spawn(async move { server.await }) })
+        .fallback(refusal::no_such_path)
+        .method_not_allowed_fallback(refusal::no_such_method)
+        .with_state(control)
+        .layer(middleware::from_fn(bounded));
+    let router = match door {
+        Some(door) => router.layer(middleware::from_fn_with_state(Arc::new(door), door::check)),
+        None => router,
+    };
+    router.layer(middleware::map_response(guarded))
+}
+
+/// Takes a body in whole before anybody works on it, within bounds of size and time.
+async fn bounded(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Refusal::too_large(MAX_BODY).into_response();
+    }
+    match tokio::time::timeout(BODY_AT_MOST, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(whole)) => next.run(Request::from_parts(parts, Body::from(whole.to_bytes()))).await,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Refusal::too_large(MAX_BODY).into_response(),
+        Ok(Err(_gone)) => Refusal::body_broken().into_response(),
+        Err(_elapsed) => Refusal::body_too_slow().into_response(),
+    }
+}
+
+/// What a browser must know about every answer: it is what it says it is, is not kept, and is shown in no frame.
+async fn guarded(mut response: Response) -> Response {
+    let usual = [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    ];
+    for (name, value) in usual {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// Stops listening, saves every session and ends the actors. Answers what became of the sessions.
@@ -117,20 +151,16 @@ pub(crate) async fn end(control: Arc<Control>, server: Server, socket: &Path, re
 
 type Shared = State<Arc<Control>>;
 
-/// The one place where a failure becomes a status.
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let (status, code) = match &self {
-            Self::Usage(_) => (StatusCode::BAD_REQUEST, "usage"),
-            Self::Failed(_) | Self::Code(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
-        };
-        (status, Json(ErrorBody { code: code.to_owned(), message: self.to_string() })).into_response()
-    }
-}
-
 impl Control {
     pub(crate) fn new(setup: Setup, handle: Handle, serves: Serves, feed: Feed) -> Self {
-        Self { setup: RwLock::new(Arc::new(setup)), handle, serves, reloading: tokio::sync::Mutex::default(), feed }
+        Self {
+            setup: RwLock::new(Arc::new(setup)),
+            handle,
+            serves,
+            reloading: tokio::sync::Mutex::default(),
+            feed,
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+        }
     }
 
     /// What is configured now.
@@ -168,12 +198,28 @@ impl Control {
     fn takes_work(&self) -> Result<(), Failure> {
         match self.serves {
             Serves::Everyone { .. } => Ok(()),
-            Serves::OneSession => Err(Failure::Usage(
+            Serves::OneSession => Err(Failure::Conflict(
                 "a session is carried in the foreground on this state directory, and nothing else is begun beside it: \
                  wait for its end, or use `steadfast daemon`, which carries many"
                     .to_owned(),
             )),
         }
+    }
+
+    /// The session that a path names; `latest`: the newest that can go on.
+    async fn find(self: &Arc<Self>, id: String) -> Result<SessionId, Failure> {
+        self.read(move |control| {
+            let id = (id != "latest").then_some(id);
+            look::find(control.handle.keeper(), id.as_deref(), true)
+        })
+        .await
+    }
+
+    async fn take_up(self: &Arc<Self>, id: String, retry: bool) -> Result<Json<Submitted>, Refusal> {
+        let session = self.find(id).await?;
+        self.takes_work()?;
+        self.handle.take_up(&session, retry).await?;
+        Ok(Json(Submitted { session_id: session.to_string() }))
     }
 
     /// Reading the store may touch the disk; the runtime's threads are not for waiting on it.
@@ -192,94 +238,73 @@ struct Limit {
     limit: Option<usize>,
 }
 
-async fn sessions(State(control): Shared, Query(query): Query<Limit>) -> Result<Json<Vec<Report>>, Failure> {
+async fn sessions(State(control): Shared, Asked(query): Asked<Limit>) -> Result<Json<Vec<Report>>, Refusal> {
     let limit = query.limit.unwrap_or(usize::MAX);
     let list =
         control.read(move |control| look::list(control.handle.keeper(), limit, &control.setup().session_policy()));
-    list.await.map(Json)
+    Ok(Json(list.await?))
 }
 
-async fn session(State(control): Shared, UrlPath(id): UrlPath<String>) -> Result<Json<Report>, Failure> {
+async fn session(State(control): Shared, Named(id): Named) -> Result<Json<Report>, Refusal> {
     let one = control.read(move |control| {
         let keeper = control.handle.keeper();
         let session = look::find(keeper, Some(&id), true)?;
         look::one(keeper, &session, &control.setup().session_policy())
     });
-    one.await.map(Json)
+    Ok(Json(one.await?))
 }
 
-async fn submit(State(control): Shared, Json(body): Json<SubmitBody>) -> Result<Json<Submitted>, Response> {
-    let submission = async {
-        control.takes_work()?;
-        let idea = Idea::parse(&body.idea, &body.file_stem).map_err(|error| Failure::Usage(error.to_string()))?;
-        control.setup().check_callable(body.allow_degraded)?;
-        run::prepare(idea, PathBuf::from(body.repo), body.allow_degraded).await
-    };
-    let submission = submission.await.map_err(IntoResponse::into_response)?;
-    match control.handle.submit(submission).await {
-        Ok(session) => Ok(Json(Submitted { session_id: session.to_string() })),
-        Err(error) => {
-            let (status, code) = match &error {
-                SubmitError::Running { .. } | SubmitError::Interrupted { .. } => {
-                    (StatusCode::CONFLICT, "already-there")
-                }
-                SubmitError::NotSaved(_) => (StatusCode::INTERNAL_SERVER_ERROR, "not-saved"),
-                SubmitError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting-down"),
-            };
-            Err((status, Json(ErrorBody { code: code.to_owned(), message: error.to_string() })).into_response())
-        }
+async fn submit(State(control): Shared, Sent(body): Sent<SubmitBody>) -> Result<Json<Submitted>, Refusal> {
+    control.takes_work()?;
+    let beat = control.handle.beat().await.ok_or_else(Refusal::shutting_down)?;
+    if beat.n_queued >= MAX_QUEUED {
+        return Err(Refusal::queue_full(MAX_QUEUED));
     }
+    let idea = Idea::parse(&body.idea, &body.file_stem).map_err(|error| Failure::Usage(error.to_string()))?;
+    control.setup().check_callable(body.allow_degraded)?;
+    let submission = run::prepare(idea, PathBuf::from(body.repo), body.allow_degraded).await?;
+    let session = control.handle.submit(submission).await?;
+    Ok(Json(Submitted { session_id: session.to_string() }))
 }
 
-async fn order(
-    State(control): Shared,
-    UrlPath((id, order)): UrlPath<(String, String)>,
-) -> Result<Json<Submitted>, Failure> {
-    let session: SessionId = control
-        .read(move |control| {
-            let id = (id != "latest").then_some(id);
-            look::find(control.handle.keeper(), id.as_deref(), true)
-        })
-        .await?;
-    if order != "cancel" {
-        control.takes_work()?;
-    }
-    let done = match order.as_str() {
-        "cancel" => control.handle.cancel(&session).await,
-        "resume" => control.handle.take_up(&session, false).await,
-        "retry" => control.handle.take_up(&session, true).await,
-        other => return Err(Failure::Usage(format!("there is no order {other}: use cancel, resume or retry"))),
-    };
-    match done {
-        Ok(()) => Ok(Json(Submitted { session_id: session.to_string() })),
-        Err(error @ (SupervisorError::Store(_) | SupervisorError::ShuttingDown)) => {
-            Err(Failure::Failed(error.to_string()))
-        }
-        Err(error) => Err(Failure::Usage(error.to_string())),
-    }
+async fn cancel(State(control): Shared, Named(id): Named) -> Result<Json<Submitted>, Refusal> {
+    let session = control.find(id).await?;
+    control.handle.cancel(&session).await?;
+    Ok(Json(Submitted { session_id: session.to_string() }))
 }
 
-async fn reset(State(control): Shared, Json(body): Json<ResetBody>) -> Result<Json<ResetDone>, Failure> {
+async fn retry(State(control): Shared, Named(id): Named) -> Result<Json<Submitted>, Refusal> {
+    control.take_up(id, true).await
+}
+
+async fn resume(State(control): Shared, Named(id): Named) -> Result<Json<Submitted>, Refusal> {
+    control.take_up(id, false).await
+}
+
+async fn reset(State(control): Shared, Sent(body): Sent<ResetBody>) -> Result<Json<ResetDone>, Refusal> {
     let model = body.model.map(|model| ModelId::new(&model)).transpose();
     let model = model.map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(Json(ResetDone { reset: control.handle.reset(model).await }))
+    let reset = control.handle.reset(model.clone()).await;
+    match model {
+        Some(model) if reset == 0 => Err(Failure::NotFound(format!("no role uses the model {model}")).into()),
+        Some(_) | None => Ok(Json(ResetDone { reset })),
+    }
 }
 
-async fn entries(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failure> {
-    control.read(|control| outbox::entries(control.handle.keeper())).await.map(Json)
+async fn entries(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Refusal> {
+    Ok(Json(control.read(|control| outbox::entries(control.handle.keeper())).await?))
 }
 
-async fn flush(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Failure> {
+async fn flush(State(control): Shared) -> Result<Json<Vec<OutboxReport>>, Refusal> {
     let waiting = control.read(|control| outbox::waiting(control.handle.keeper())).await?;
-    outbox::flush_now(&control.handle, waiting).await.map(Json)
+    Ok(Json(outbox::flush_now(&control.handle, waiting).await?))
 }
 
 /// SIGHUP ends the daemon (SPEC 8), so a reload is an order like others; `ExecReload=` of the unit gives it.
-async fn reload(State(control): Shared) -> Result<Json<Reloaded>, Failure> {
-    let Serves::Everyone { global, manager } = &control.serves else {
-        return Err(Failure::Usage(
-            "a session is carried in the foreground; it keeps the configuration that it began with".to_owned(),
-        ));
+async fn reload(State(control): Shared) -> Result<Json<Reloaded>, Refusal> {
+    let Serves::Everyone { global, manager, .. } = &control.serves else {
+        let what = "a session is carried in the foreground; it keeps the configuration that it began with";
+        return Err(Failure::Conflict(what.to_owned()).into());
     };
     let _alone = control.reloading.lock().await;
     manager.tell(&service_manager::reloading());
@@ -296,22 +321,22 @@ async fn reload(State(control): Shared) -> Result<Json<Reloaded>, Failure> {
         }
     };
     manager.tell(&format!("READY=1\n{}", service_manager::status(&status)));
-    result.map(Json)
+    Ok(Json(result?))
 }
 
-async fn prune(State(control): Shared) -> Result<Json<PruneDone>, Failure> {
-    orders::pruned(control.handle.prune().await).map(Json)
+async fn prune(State(control): Shared) -> Result<Json<PruneDone>, Refusal> {
+    Ok(Json(orders::pruned(control.handle.prune().await)?))
 }
 
-async fn check(State(control): Shared) -> Result<Json<CheckBody>, Failure> {
+async fn check(State(control): Shared) -> Result<Json<CheckBody>, Refusal> {
     let check = control
         .read(|control| commands::store::checked(control.handle.keeper(), control.setup().state_dir(), &mut |_, _| ()));
-    check.await.map(Json)
+    Ok(Json(check.await?))
 }
 
-async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
+async fn status(State(control): Shared) -> Result<Json<StatusBody>, Refusal> {
     let status = control.handle.status().await;
-    let status = status.ok_or_else(|| Failure::Failed("steadfast is shutting down".to_owned()))?;
+    let status = status.ok_or_else(Refusal::shutting_down)?;
     let mut roles = Roles::default();
     for role in status.roles {
         let row = |(at, (model, status)): (usize, (ModelId, steadfast_actors::ModelStatus))| ModelRow {
@@ -336,9 +361,14 @@ async fn status(State(control): Shared) -> Result<Json<StatusBody>, Failure> {
         Ok((look::count(keeper, &active, &queued)?, look::undelivered(keeper)?, store))
     });
     let (sessions, outbox, store) = rest.await?;
+    let (daemon, http) = match &control.serves {
+        Serves::Everyone { http, .. } => (true, http.clone()),
+        Serves::OneSession => (false, None),
+    };
     Ok(Json(StatusBody {
-        daemon: matches!(control.serves, Serves::Everyone { .. }),
+        daemon,
         paused: status.paused,
+        http,
         roles,
         rates: RateReport::all(&control.handle.meter().rates(), now_minute()),
         sessions,

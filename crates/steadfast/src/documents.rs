@@ -50,7 +50,7 @@ fn every_test_that_the_edge_cases_name_exists() {
 
 #[test]
 fn every_code_of_the_control_socket_is_explained() {
-    let source = read(&top().join("crates/steadfast/src/control.rs"));
+    let source = read(&top().join("crates/steadfast/src/control/refusal.rs"));
     let text = read(&top().join("docs/errors.md"));
     let explained: BTreeSet<&str> = quoted(&text).collect();
     // Each status stands beside its code.

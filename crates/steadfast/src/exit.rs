@@ -21,6 +21,10 @@ pub(crate) const SECOND_SIGTERM: i32 = 143;
 pub(crate) enum Failure {
     /// What the caller gave is wrong: code 2.
     Usage(String),
+    /// What the caller names is not there: code 2.
+    NotFound(String),
+    /// What the caller wants does not go with how things stand: code 2.
+    Conflict(String),
     /// It did not work: code 1.
     Failed(String),
     /// The report is printed; only the code is left to tell.
@@ -30,7 +34,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Usage(_) => USAGE,
+            Self::Usage(_) | Self::NotFound(_) | Self::Conflict(_) => USAGE,
             Self::Failed(_) => FAILED,
             Self::Code(code) => *code,
         })
@@ -40,7 +44,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
+            Self::Usage(text) | Self::NotFound(text) | Self::Conflict(text) | Self::Failed(text) => f.write_str(text),
             Self::Code(code) => write!(f, "exit code {code}"),
         }
     }

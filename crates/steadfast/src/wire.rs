@@ -13,6 +13,9 @@ pub(crate) struct ErrorBody {
     pub(crate) code: String,
     /// For a person.
     pub(crate) message: String,
+    /// The session that stands in the way, where one does.
+    #[serde(rename = "sessionId", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session_id: Option<String>,
 }
 
 /// `POST /v1/sessions`.
@@ -88,6 +91,9 @@ pub(crate) struct StatusBody {
     /// Why no session begins: memory or disk are short. Not there while they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) paused: Option<String>,
+    /// Where the daemon serves HTTP, e.g. `http://127.0.0.1:7070`. Not there where it does so on its socket alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) http: Option<String>,
     pub(crate) roles: Roles,
     pub(crate) rates: BTreeMap<String, RateReport>,
     pub(crate) sessions: SessionCounts,

@@ -7,8 +7,8 @@ use steadfast_core::sentinel::MemoryLimit;
 
 use super::Setup;
 use crate::{
-    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Log, LogFormat, Model, Provider, ProviderKind, Roles,
-    Sandbox, Session, Tracker,
+    Alerts, Backoff, Budget, Config, Daemon, Failover, Issues, Listen, Log, LogFormat, Model, Provider, ProviderKind,
+    Roles, Sandbox, Session, Tracker,
 };
 
 const DEFAULT_FILE: &str = include_str!("../../../../config/default.toml");
@@ -58,7 +58,7 @@ fn expected() -> Config {
     Config {
         daemon: Daemon {
             state_dir: "/home/u/.local/state/steadfast".into(),
-            listen: None,
+            listen: Listen::Auto,
             max_sessions: some(4),
             max_restarts: 3,
             restart_window: secs(60),

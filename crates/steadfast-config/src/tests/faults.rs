@@ -97,7 +97,7 @@ fn a_value_of_the_wrong_type_says_what_was_expected_and_found() {
              max_calls = true\n[alerts]\nwebhook = 3"
         ),
         "config.toml:2: daemon.max_sessions: expected a whole number, found \"four\"\n\
-         config.toml:3: daemon.listen: expected an IP address and a port such as \"127.0.0.1:7070\", found \"localhost:1\"\n\
+         config.toml:3: daemon.listen: expected an IP address and a port such as \"127.0.0.1:7070\", \"auto\" or \"none\", found \"localhost:1\"\n\
          config.toml:4: daemon.restart_window: expected a duration such as \"90s\" or \"1h 30min\", found true\n\
          config.toml:5: daemon.min_free_disk: expected a size such as \"512 MiB\", found an array\n\
          config.toml:6: daemon.memory_limit: expected a percentage such as \"95%\" or a size such as \"2 GiB\", found a date\n\

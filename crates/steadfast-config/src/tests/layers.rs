@@ -7,7 +7,7 @@ use steadfast_core::ids::{ModelId, Role};
 use steadfast_core::sentinel::MemoryLimit;
 
 use super::Setup;
-use crate::{Budget, Micros, Price, ProviderKind, Sandbox};
+use crate::{Budget, Listen, Micros, Price, ProviderKind, Sandbox};
 
 fn breaker(setup: &Setup) -> (u32, u64) {
     let failover = setup.good().config.failover;
@@ -67,7 +67,7 @@ fn none_takes_back_what_an_earlier_layer_set() {
     setup.file("a.toml", "[daemon]\ntime_limit = \"6h\"\nlisten = \"127.0.0.1:1\"\n[session]\nmax_calls = 5\n[issues]\nassignee = \"me\"");
     setup.file("b.toml", "[daemon]\ntime_limit = \"none\"\nlisten = \"none\"\n[session]\nmax_calls = \"none\"\n[issues]\nassignee = \"none\"");
     let config = setup.good().config;
-    assert_eq!((config.daemon.time_limit, config.daemon.listen, config.issues.assignee), (None, None, None));
+    assert_eq!((config.daemon.time_limit, config.daemon.listen, config.issues.assignee), (None, Listen::Nowhere, None));
     assert_eq!(config.session.max_calls, Budget::default());
 }
 
@@ -83,7 +83,7 @@ fn every_kind_of_value_is_read() {
          [roles]\nplanner = [\"claude/x\", \"tool/any/thing\"]",
     );
     let config = setup.good().config;
-    assert_eq!(config.daemon.listen.unwrap().to_string(), "[::1]:70");
+    assert_eq!(config.daemon.listen, Listen::At("[::1]:70".parse().unwrap()));
     assert!(matches!(config.daemon.memory_limit, MemoryLimit::Bytes(bytes) if bytes == 2 << 30));
     assert_eq!((config.daemon.min_free_disk_bytes, config.daemon.shutdown_grace), (0, Duration::ZERO));
     assert_eq!(config.failover.min_success_rate, 1.0);
@@ -211,7 +211,7 @@ fn variables_need_no_quotes_for_texts_and_reach_nested_keys_providers_and_models
     let config = setup.good().config;
     assert_eq!(config.failover.backoff.max.as_secs(), 10);
     assert_eq!(config.failover.max_open.as_secs(), 5400);
-    assert_eq!(config.daemon.listen.unwrap().port(), 80);
+    assert_eq!(config.daemon.listen, Listen::At("127.0.0.1:80".parse().unwrap()));
     assert!(!config.failover.partial_success);
     assert_eq!(config.issues.assignee.as_deref(), Some("007"));
     assert_eq!(config.session.checks, ["cargo test"]);

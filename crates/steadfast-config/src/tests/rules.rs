@@ -206,3 +206,16 @@ fn checks_in_a_sandbox_do_not_start_without_the_sandbox() {
     );
     assert_eq!(Setup::new().good().may_start(&bare), Ok(()));
 }
+
+#[test]
+fn an_address_that_other_machines_reach_is_warned_of() {
+    let warnings = |listen: &str| {
+        let loaded = Setup::with(&format!("[daemon]\nlisten = \"{listen}\"")).good();
+        loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for quiet in ["127.0.0.1:7070", "[::1]:0", "auto", "none"] {
+        assert_eq!(warnings(quiet), Vec::<String>::new());
+    }
+    let said = warnings("0.0.0.0:7070");
+    assert!(said[0].contains("config.toml:2: daemon.listen: 0.0.0.0:7070 is reached from other machines"), "{said:?}");
+}

@@ -7,7 +7,7 @@ use steadfast_actors::{Emergency, ShutDown};
 
 use crate::cli::Global;
 use crate::client::{Client, socket_path};
-use crate::control::{self, Control, Serves};
+use crate::control::{self, Control, Http, Serves};
 use crate::exit::{FAILED, Failure, Outcome, failed};
 use crate::feed::Feed;
 use crate::service_manager::{self, ServiceManager};
@@ -24,7 +24,9 @@ pub(crate) async fn daemon(global: &Global) -> Outcome {
     logging::start(global.log.as_deref(), Some("info"), setup.config.log.format)?;
     let manager = ServiceManager::of_process();
     let outcome = serve(global, setup, &manager).await;
-    if let Err(failure @ (Failure::Usage(_) | Failure::Failed(_))) = &outcome {
+    if let Err(failure) = &outcome
+        && !matches!(failure, Failure::Code(_))
+    {
         manager.tell(&service_manager::status(&format!("ended: {failure}")));
     }
     outcome
@@ -36,6 +38,8 @@ async fn serve(global: &Global, setup: Setup, manager: &ServiceManager) -> Outco
     let extend = STARTING_AT_MOST.as_micros();
     manager.tell(&format!("{}\nEXTEND_TIMEOUT_USEC={extend}", service_manager::status("opening the store")));
     let keeper = setup.open_store().await?;
+    // Behind the store's lock, so that the address of a daemon that is just ending is free; before anything is taken up.
+    let http = Http::open(setup.config.daemon.listen, setup.state_dir()).await?;
     let resumable = steadfast_actors::take_stock(&settings, &keeper).await;
     let resumable = resumable.map_err(|error| failed("cannot take up what an earlier process has left", &error))?;
     let handle = setup.start(settings, keeper).await?;
@@ -49,16 +53,18 @@ async fn serve(global: &Global, setup: Setup, manager: &ServiceManager) -> Outco
     signals::panics_raise(handle.alarm().clone());
     let socket = socket_path(setup.state_dir());
     let state_dir = setup.state_dir().to_owned();
-    let serves = Serves::Everyone { global: global.clone(), manager: manager.clone() };
+    let http_at = http.as_ref().map(Http::address);
+    let serves = Serves::Everyone { global: global.clone(), manager: manager.clone(), http: http_at.clone() };
     let control = Arc::new(Control::new(setup, handle, serves, feed));
-    let server = control::serve(&socket, Arc::clone(&control)).await?;
+    let server = control::serve(&socket, http, Arc::clone(&control)).await?;
     // Ready is who answers: the socket, the supervisor and all models behind it.
     let client = Client::connect(&state_dir).await;
     let client = client.ok_or_else(|| Failure::Failed(format!("nobody answers on {}", socket.display())))?;
     let _: StatusBody = client.get("/v1/status").await?;
     manager.tell("READY=1");
     let mut watching = service_manager::watch(manager, &control);
-    tracing::info!(socket = %socket.display(), resumed = resumable.len(), "ready");
+    let http = http_at.map(tracing::field::display);
+    tracing::info!(socket = %socket.display(), http, resumed = resumable.len(), "ready");
     let (reason, failed_for_good) = tokio::select! {
         reason = signals::first(signals) => (reason.to_owned(), false),
         emergency = signals::alarm(&mut alarm) => {

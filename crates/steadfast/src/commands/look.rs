@@ -32,7 +32,7 @@ pub(crate) fn find(keeper: &Keeper, id: Option<&str>, finished: bool) -> Result<
             keeper.newest(RECENT).map_err(store)?.into_iter().find(|record| record.session.phase == Phase::Failed);
         return failed
             .map(|record| record.session.id)
-            .ok_or_else(|| Failure::Usage("there is no session to go on with".to_owned()));
+            .ok_or_else(|| Failure::NotFound("there is no session to go on with".to_owned()));
     };
     if let Ok(session) = SessionId::parse(id) {
         return match keeper.head(&session).map_err(store)? {
@@ -43,11 +43,11 @@ pub(crate) fn find(keeper: &Keeper, id: Option<&str>, finished: bool) -> Result<
                  run the idea again"
                 )))
             }
-            None => Err(Failure::Usage(format!("there is no session {id}; `steadfast sessions` lists them"))),
+            None => Err(Failure::NotFound(format!("there is no session {id}; `steadfast sessions` lists them"))),
         };
     }
     let found = keeper.newest_of_idea(id).map_err(store)?;
-    found.ok_or_else(|| Failure::Usage(format!("there is no session of idea {id}; `steadfast sessions` lists them")))
+    found.ok_or_else(|| Failure::NotFound(format!("there is no session of idea {id}; `steadfast sessions` lists them")))
 }
 
 /// The newest sessions, without their files.
@@ -59,7 +59,7 @@ pub(crate) fn list(keeper: &Keeper, limit: usize, policy: &Policy) -> Result<Vec
 /// One session in full.
 pub(crate) fn one(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Report, Failure> {
     let record = keeper.record(id).map_err(|error| failed("cannot read the store", &error))?;
-    let record = record.ok_or_else(|| Failure::Usage(format!("there is no session {id}")))?;
+    let record = record.ok_or_else(|| Failure::NotFound(format!("there is no session {id}")))?;
     let mut report = Report::new(&record, policy, true);
     report.damaged = keeper.damaged(id).map_err(|error| failed("cannot read the store", &error))?;
     Ok(report)
@@ -171,6 +171,7 @@ fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
     Ok(StatusBody {
         daemon: false,
         paused: None,
+        http: None,
         roles,
         rates: RateReport::all(&rates, now_minute()),
         sessions: count(keeper, &[], &[])?,

@@ -122,7 +122,7 @@ impl Foreground {
         let feed = Feed::start(handle.events(), handle.keeper());
         let socket = socket_path(setup.state_dir());
         let control = Arc::new(Control::new(setup, handle, Serves::OneSession, feed));
-        let server = control::serve(&socket, Arc::clone(&control)).await?;
+        let server = control::serve(&socket, None, Arc::clone(&control)).await?;
         Ok(Self { control, server, socket, signals, events })
     }
 

@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::State;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::stream;
 use steadfast_core::ids::SessionId;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Control;
+use super::refusal::{Named, Refusal};
+use super::{Control, MAX_WATCHERS};
 use crate::commands::look;
-use crate::exit::Failure;
 use crate::feed::Entry;
 
 /// A stream in which nothing happens says so, so that a proxy or a reader does not take it for dead.
@@ -29,18 +30,18 @@ pub(super) fn routes() -> Router<Arc<Control>> {
     Router::new().route("/v1/events", get(all)).route("/v1/sessions/{id}/events", get(of_session))
 }
 
-async fn all(State(control): State<Arc<Control>>, headers: HeaderMap) -> Response {
+async fn all(State(control): State<Arc<Control>>, headers: HeaderMap) -> Result<Response, Refusal> {
     follow(&control, last_event_id(&headers), None)
 }
 
 async fn of_session(
     State(control): State<Arc<Control>>,
-    UrlPath(id): UrlPath<String>,
+    Named(id): Named,
     headers: HeaderMap,
-) -> Result<Response, Failure> {
+) -> Result<Response, Refusal> {
     let found = control.read(move |control| look::find(control.handle.keeper(), Some(&id), true)).await?;
     if wants_stream(&headers) {
-        return Ok(follow(&control, last_event_id(&headers), Some(found)));
+        return follow(&control, last_event_id(&headers), Some(found));
     }
     let story = control.read(move |control| control.feed.shared().story(&found)).await?;
     Ok(axum::Json(story).into_response())
@@ -61,12 +62,16 @@ struct Following {
     last: u64,
     only: Option<SessionId>,
     begun: bool,
+    /// A place among the readers.
+    _place: OwnedSemaphorePermit,
 }
 
-fn follow(control: &Control, after: Option<u64>, only: Option<SessionId>) -> Response {
+fn follow(control: &Control, after: Option<u64>, only: Option<SessionId>) -> Result<Response, Refusal> {
+    let place = Arc::clone(&control.watchers).try_acquire_owned();
+    let place = place.map_err(|_full| Refusal::too_many_watchers(MAX_WATCHERS))?;
     let (missed, receiver) = control.feed.shared().watch(after.unwrap_or(u64::MAX));
     let last = after.unwrap_or(0);
-    let state = Following { missed: missed.into_iter(), receiver, last, only, begun: false };
+    let state = Following { missed: missed.into_iter(), receiver, last, only, begun: false, _place: place };
     let body = stream::unfold(state, |mut state| async move {
         let bytes = state.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), state))
@@ -75,7 +80,7 @@ fn follow(control: &Control, after: Option<u64>, only: Option<SessionId>) -> Res
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    Ok(response)
 }
 
 impl Following {
