@@ -54,3 +54,32 @@ fn a_journal_that_is_asked_for_and_not_there_is_refused() {
     assert!(refused.stderr.contains("log.format \"journald\" cannot be used"), "{}", refused.stderr);
     assert_eq!(world.sim.total(), 0);
 }
+
+/// Whoever has one of them finds the others: a line of the log, an event, the request at its server, the provider's own name.
+#[test]
+fn one_id_runs_from_the_log_and_the_event_to_the_request_and_the_providers_own_is_beside_it() {
+    let script = milestone("Write", &["a.js"], &[], &[])
+        + &rule("role = \"coder\"", "first = 1", "{ status = 500, headers = { x-request-id = \"req-7\" } }");
+    let world = World::new(&script, &[("log.format", "\"json\"")]);
+    let log = log_of(&world, &["--log", "info"]);
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let requests = world.sim.requests();
+    assert_eq!(requests.len(), 4);
+    let told = world.steadfast(&["events", "002-feature", "--json"]).expect(0).json();
+    for request in &requests {
+        let id = request.attempt_id.as_deref().unwrap();
+        assert!(id.len() == 16 && id.chars().all(|c| c.is_ascii_hexdigit()), "{id}");
+        assert_eq!(requests.iter().filter(|other| other.attempt_id.as_deref() == Some(id)).count(), 1);
+        assert_eq!(lines.iter().filter(|line| line["attempt_id"] == id).count(), 2, "begin and end of {id}");
+        let events = told.as_array().unwrap().iter().filter(|event| event["attemptId"] == id);
+        assert!(events.clone().all(|event| Some(event["sessionId"].as_str().unwrap()) == request.session.as_deref()));
+        assert_eq!(events.count(), 2);
+        // Nobody traces, so nobody is told of a trace.
+        assert_eq!(request.traceparent, None);
+    }
+    let failed = lines.iter().find(|line| line["message"] == "attempt failed").unwrap();
+    assert_eq!((&failed["provider_request_id"], &failed["fault"]), (&"req-7".into(), &"unavailable".into()));
+    assert_eq!(failed["status"], 500);
+    let text = world.steadfast(&["events", "002-feature"]).expect(0).stdout;
+    assert!(text.contains("(the provider calls it req-7)"), "{text}");
+}

@@ -15,7 +15,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::future::BoxFuture;
 use steadfast_actors::bench::{Came, ModelMailbox};
 use steadfast_core::fault::{CallFault, Fault, Usage};
-use steadfast_core::ids::{IdeaId, ModelId, Role, SessionId};
+use steadfast_core::ids::{AttemptId, IdeaId, ModelId, Role, SessionId};
 use steadfast_model::{CallContext, CallRequest, Completion, Finish, ModelClient, Prompt};
 use tokio::runtime::{Builder, Runtime};
 
@@ -60,6 +60,7 @@ fn request() -> CallRequest {
             milestone: Some(1),
             file: None,
             attempt: 1,
+            id: AttemptId::new(1),
         },
         max_output_tokens: None,
         json: false,

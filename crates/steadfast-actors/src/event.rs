@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use steadfast_core::breaker::State;
-use steadfast_core::ids::{CommitId, IdeaId, ModelId, RepoPath, Role, SessionId};
+use steadfast_core::fault::{Fault, Usage};
+use steadfast_core::ids::{AttemptId, CommitId, IdeaId, ModelId, RepoPath, Role, SessionId};
 use steadfast_core::session::Phase;
 use steadfast_core::tally::Verdict;
 use tokio::sync::broadcast;
@@ -34,6 +35,17 @@ pub enum WaitReason {
     BreakerTest(ModelId),
     /// Our own network is down.
     OwnNetworkDown,
+}
+
+impl WaitReason {
+    /// As one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Backoff => "backoff",
+            Self::BreakerTest(_) => "breaker_test",
+            Self::OwnNetworkDown => "own_network_down",
+        }
+    }
 }
 
 /// Something that happened (SPEC 13).
@@ -85,6 +97,8 @@ pub enum Event {
         model: ModelId,
         /// From 1 within the execution.
         attempt: u32,
+        /// Goes along with the request.
+        id: AttemptId,
     },
     /// A model did not answer, or not usefully.
     AttemptFailed {
@@ -94,10 +108,20 @@ pub enum Event {
         model: ModelId,
         /// From 1 within the execution.
         attempt: u32,
+        /// As when it started.
+        id: AttemptId,
+        /// The row of SPEC 4's table.
+        fault: Fault,
+        /// HTTP status, where there was one.
+        status: Option<u16>,
         /// Why, for a person.
         reason: String,
         /// How long it took.
         duration_ms: u64,
+        /// What was bought although it is of no use.
+        usage: Usage,
+        /// The provider's own id of the request, where it told one.
+        request_id: Option<String>,
     },
     /// A model was passed over without a call.
     ModelRefused {
@@ -116,12 +140,18 @@ pub enum Event {
         model: ModelId,
         /// From 1 within the execution.
         attempt: u32,
+        /// As when it started.
+        id: AttemptId,
         /// It was not the role's first model.
         fallback: bool,
         /// How long it took.
         duration_ms: u64,
-        /// Tokens of prompt and answer.
-        tokens: u64,
+        /// What was bought.
+        usage: Usage,
+        /// The provider's own id of the request, where it told one.
+        request_id: Option<String>,
+        /// The model that the provider says has answered.
+        served_model: Option<String>,
     },
     /// An execution waits.
     Waiting {
@@ -331,19 +361,39 @@ fn log(event: &Event) {
         }
         Event::ExecutionStarted { place, n_models } => at!(info, place, "execution started", n_models = n_models),
         Event::AnswerReused { place, model } => at!(info, place, "answer reused", model = %model),
-        Event::AttemptStarted { place, model, attempt } => {
-            at!(info, place, "attempt started", model = %model, attempt = attempt);
+        Event::AttemptStarted { place, model, attempt, id } => {
+            at!(info, place, "attempt started", model = %model, attempt = attempt, attempt_id = %id);
         }
-        Event::AttemptFailed { place, model, attempt, reason, duration_ms } => {
-            at!(warn, place, "attempt failed", model = %model, attempt = attempt, reason = reason, duration_ms = duration_ms);
+        Event::AttemptFailed { place, model, attempt, id, fault, status, reason, duration_ms, usage, request_id } => {
+            at!(warn, place, "attempt failed", model = %model, attempt = attempt, attempt_id = %id, fault = fault.word(),
+                status = status, reason = reason, duration_ms = duration_ms, input_tokens = usage.input,
+                output_tokens = usage.output, provider_request_id = request_id.as_deref());
         }
         Event::ModelRefused { place, model, reason } => {
             at!(info, place, "model passed over", model = %model, reason = reason);
         }
-        Event::AttemptSucceeded { place, model, attempt, fallback, duration_ms, tokens } => {
-            at!(info, place, "attempt succeeded", model = %model, attempt = attempt, fallback = fallback, duration_ms = duration_ms, tokens = tokens);
+        Event::AttemptSucceeded {
+            place,
+            model,
+            attempt,
+            id,
+            fallback,
+            duration_ms,
+            usage,
+            request_id,
+            served_model,
+        } => {
+            at!(info, place, "attempt succeeded", model = %model, attempt = attempt, attempt_id = %id, fallback = fallback,
+                duration_ms = duration_ms, input_tokens = usage.input, output_tokens = usage.output,
+                provider_request_id = request_id.as_deref(), served_model = served_model.as_deref());
         }
-        Event::Waiting { place, reason, for_ms } => at!(info, place, "waiting", reason = ?reason, for_ms = for_ms),
+        Event::Waiting { place, reason, for_ms } => {
+            let model = match reason {
+                WaitReason::BreakerTest(model) => Some(model.as_str()),
+                WaitReason::Backoff | WaitReason::OwnNetworkDown => None,
+            };
+            at!(info, place, "waiting", reason = reason.word(), model = model, for_ms = for_ms);
+        }
         Event::Exhausted { place } => at!(warn, place, "no model answered"),
         Event::Degraded { place, stand_in } => at!(warn, place, "degraded", stand_in = stand_in),
         Event::BreakerChanged { model, from, to, status, reason, retry_in_ms } => match to {

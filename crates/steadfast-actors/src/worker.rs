@@ -11,7 +11,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use steadfast_core::failover::{Ask as How, Candidate, Execution, Pause, Policy, Refused, Step};
 use steadfast_core::fault::{CallFault, Fault, Usage};
-use steadfast_core::ids::{ModelId, Role, SessionId};
+use steadfast_core::ids::{AttemptId, ModelId, Role, SessionId};
 use steadfast_core::rates::Counts;
 use steadfast_core::session::{Attempt, AttemptOutcome, Spent, StepKey};
 use steadfast_model::{CallContext, CallRequest, Completion, Prompt};
@@ -208,6 +208,7 @@ async fn execute(args: &WorkerArgs, task: Task) -> Executed {
 }
 
 struct Failure {
+    id: AttemptId,
     fault: CallFault,
     own_network: bool,
     retry_in: Option<Duration>,
@@ -358,7 +359,8 @@ impl Round<'_> {
         if let Err(reason) = self.args.ledger.admit(&self.task.place.session) {
             return Some(Executed::BudgetSpent(reason));
         }
-        let request = self.request(&how, &model, settings);
+        let id = AttemptId::new(fastrand::u64(..));
+        let request = self.request(id, &how, &model, settings);
         let count_bad_answer = !self.machine.bad_answer_counted(index);
         let made = Arc::new(AtomicBool::new(false));
         let ask =
@@ -366,11 +368,13 @@ impl Round<'_> {
         let admitted = Admitted { ledger: &self.args.ledger, session: &self.task.place.session, made };
         let (reply, answer) = oneshot::channel();
         let place = self.task.place.clone();
-        self.args.events.tell(Event::AttemptStarted { place, model: model.clone(), attempt: self.calls + 1 });
+        self.args.events.tell(Event::AttemptStarted { place, model: model.clone(), attempt: self.calls + 1, id });
         // A message that cannot be sent drops its reply, which is seen below.
         let _ = actor.cast(ModelMsg::Complete { ask, reply });
         match answer.await {
-            Ok(ModelReply::Answered { completion, took }) => Some(self.answered(index, model, completion, took).await),
+            Ok(ModelReply::Answered { completion, took }) => {
+                Some(self.answered(index, model, id, completion, took).await)
+            }
             Ok(ModelReply::Refused { why, since, moves }) => {
                 drop(admitted);
                 self.known[index] = moves;
@@ -379,7 +383,7 @@ impl Round<'_> {
             }
             Ok(ModelReply::Failed { fault, own_network, retry_in, moves, usage, took }) => {
                 self.known[index] = moves;
-                self.failed(index, model, Failure { fault, own_network, retry_in, usage, took });
+                self.failed(index, model, Failure { id, fault, own_network, retry_in, usage, took });
                 None
             }
             Err(_actor_gone) => {
@@ -387,13 +391,13 @@ impl Round<'_> {
                 admitted.made.store(true, Ordering::Relaxed);
                 let fault = CallFault::new(Fault::Cancelled, "the model's actor was restarted during the call");
                 let (usage, took) = (Usage::default(), Duration::ZERO);
-                self.failed(index, model, Failure { fault, own_network: false, retry_in: None, usage, took });
+                self.failed(index, model, Failure { id, fault, own_network: false, retry_in: None, usage, took });
                 None
             }
         }
     }
 
-    fn request(&self, how: &How, model: &ModelId, settings: &ModelSettings) -> CallRequest {
+    fn request(&self, id: AttemptId, how: &How, model: &ModelId, settings: &ModelSettings) -> CallRequest {
         let raised = self.args.tuner.as_ref().map(|tuner| tuner.raised_by(model, settings.timeout));
         let prompt = match how {
             How::Plain | How::HigherLimit => self.task.prompt.clone(),
@@ -412,6 +416,7 @@ impl Round<'_> {
                 milestone: self.task.place.milestone,
                 file: self.task.place.file.clone(),
                 attempt: self.calls + 1,
+                id,
             },
             max_output_tokens,
             json: self.task.json,
@@ -420,7 +425,14 @@ impl Round<'_> {
     }
 
     /// Makes the answer durable, and with it the end of the execution.
-    async fn answered(&mut self, index: usize, model: ModelId, completion: Completion, took: Duration) -> Executed {
+    async fn answered(
+        &mut self,
+        index: usize,
+        model: ModelId,
+        id: AttemptId,
+        completion: Completion,
+        took: Duration,
+    ) -> Executed {
         self.machine.answered(index);
         self.calls += 1;
         self.log.attempts.push(Attempt {
@@ -448,9 +460,12 @@ impl Round<'_> {
             place: self.task.place.clone(),
             model,
             attempt: self.calls,
+            id,
             fallback,
             duration_ms: took.as_millis() as u64,
-            tokens: completion.usage.input + completion.usage.output,
+            usage: completion.usage,
+            request_id: completion.provider_request_id,
+            served_model: completion.served_model,
         });
         self.tune(&answer.attempts, fallback);
         Executed::Answered(answer)
@@ -506,7 +521,7 @@ impl Round<'_> {
     }
 
     fn failed(&mut self, index: usize, model: ModelId, failure: Failure) {
-        let Failure { fault, own_network, retry_in, usage, took } = failure;
+        let Failure { id, fault, own_network, retry_in, usage, took } = failure;
         self.calls += 1;
         let session = &self.task.place.session;
         self.log.spent = self.settle(&model, usage);
@@ -514,8 +529,13 @@ impl Round<'_> {
             place: self.task.place.clone(),
             model: model.clone(),
             attempt: self.calls,
+            id,
+            fault: fault.fault.clone(),
+            status: fault.status,
             reason: fault.message.clone(),
             duration_ms: took.as_millis() as u64,
+            usage,
+            request_id: fault.request_id.clone(),
         });
         self.log.attempts.push(Attempt {
             model,

@@ -69,12 +69,39 @@ pub struct CallFault {
     pub message: String,
     /// What was paid for although it is of no use: a cut, filtered or empty answer.
     pub usage: Usage,
+    /// The provider's id of the request, for asking it what happened; at most 200 characters.
+    pub request_id: Option<String>,
+}
+
+impl Fault {
+    /// The row's name as one word, for logs and traces: `unavailable`, `timed_out`, …
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Malformed => "malformed",
+            Self::Network(_) => "network",
+            Self::Tls => "tls",
+            Self::Conflict => "conflict",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::QuotaExhausted => "quota_exhausted",
+            Self::Denied => "denied",
+            Self::Uncallable => "uncallable",
+            Self::ContextTooLong => "context_too_long",
+            Self::BadRequest => "bad_request",
+            Self::BadAnswer => "bad_answer",
+            Self::Truncated => "truncated",
+            Self::Filtered => "filtered",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 impl CallFault {
     /// A fault without a status or a word of the provider.
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, should_retry: None, status: None, message: message.into(), usage: Usage::default() }
+        let (message, usage) = (message.into(), Usage::default());
+        Self { fault, should_retry: None, status: None, message, usage, request_id: None }
     }
 }
 

@@ -94,6 +94,39 @@ impl SessionId {
     }
 }
 
+impl SessionId {
+    /// The id of the session's trace, 16 bytes, never all zero: always the same one, so that a session that goes on after a
+    /// restart goes on in its trace. FNV-1a of 128 bits over the text (draft-eastlake-fnv, section 5).
+    pub fn trace_id(&self) -> u128 {
+        const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+        const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+        self.0.bytes().fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME)).max(1)
+    }
+}
+
+/// Names one attempt for whoever has to find it again: in the log, in an event, in the request's headers, in a trace. As
+/// text 16 hexadecimal digits, not all of them zero: the form of a span's id in W3C Trace Context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AttemptId(u64);
+
+impl AttemptId {
+    /// Of any number; two attempts of one session must not have the same.
+    pub fn new(random: u64) -> Self {
+        Self(random.max(1))
+    }
+
+    /// As a number, not zero.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// A model as the configuration names it: `provider/name`. The name may contain further slashes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelId(String);

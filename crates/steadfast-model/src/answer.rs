@@ -113,10 +113,9 @@ impl Draft {
             let message = "the answer repeats the key that the request was sent with, so it is not used";
             return Err(reporter.fault(Fault::Malformed, message));
         }
-        let header = |name: &str| headers?.get(name)?.to_str().ok();
-        let id = header("x-request-id").or_else(|| header("request-id")).or(self.id.as_deref());
+        let id = headers.and_then(|headers| crate::http::request_id(headers, reporter));
         Ok(Completion {
-            provider_request_id: id.and_then(|id| reporter.label(id)),
+            provider_request_id: id.or_else(|| self.id.as_deref().and_then(|id| reporter.label(id))),
             served_model: self.model.as_deref().and_then(|model| reporter.label(model)),
             text: self.text.into(),
             finish,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use steadfast_core::fault::{CallFault, Usage};
-use steadfast_core::ids::{IdeaId, RepoPath, Role, SessionId};
+use steadfast_core::ids::{AttemptId, IdeaId, RepoPath, Role, SessionId};
 
 use crate::probe::{self, Probe};
 
@@ -41,6 +41,8 @@ pub struct CallContext {
     pub file: Option<RepoPath>,
     /// Counted from 1 within the execution.
     pub attempt: u32,
+    /// Names this attempt alone.
+    pub id: AttemptId,
 }
 
 /// One call of one model.

@@ -18,14 +18,21 @@ fn values(context: &CallContext) -> impl Iterator<Item = (&'static str, &'static
         ("x-steadfast-milestone", "STEADFAST_MILESTONE", context.milestone.map(|number| number.to_string())),
         ("x-steadfast-file", "STEADFAST_FILE", file),
         ("x-steadfast-attempt", "STEADFAST_ATTEMPT", Some(context.attempt.to_string())),
+        ("x-steadfast-attempt-id", "STEADFAST_ATTEMPT_ID", Some(context.id.to_string())),
     ]
     .into_iter()
     .filter_map(|(header, variable, value)| Some((header, variable, value?)))
 }
 
-/// Adds the headers to those of the provider.
-pub(crate) fn add_headers(headers: &mut HeaderMap, context: &CallContext) {
-    for (header, _, value) in values(context) {
+/// W3C Trace Context, level 1: version, the session's trace, the attempt's span, and that both are recorded.
+fn traceparent(context: &CallContext) -> String {
+    format!("00-{:032x}-{}-01", context.session.trace_id(), context.id)
+}
+
+/// Adds the headers to those of the provider; `traced`: with `traceparent`.
+pub(crate) fn add_headers(headers: &mut HeaderMap, context: &CallContext, traced: bool) {
+    let traceparent = traced.then(|| ("traceparent", "", traceparent(context)));
+    for (header, _, value) in values(context).chain(traceparent) {
         // Ids, numbers and percent-encoded paths are visible ASCII, so nothing is left out here.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(HeaderName::from_static(header), value);
@@ -46,7 +53,7 @@ pub(crate) fn variables(context: &CallContext) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
-    use steadfast_core::ids::{IdeaId, RepoPath, Role, SessionId};
+    use steadfast_core::ids::{AttemptId, IdeaId, RepoPath, Role, SessionId};
 
     use super::*;
 
@@ -58,6 +65,7 @@ mod tests {
             milestone: Some(2),
             file: file.map(|file| RepoPath::new(file).unwrap()),
             attempt: 3,
+            id: AttemptId::new(0xa1b2),
         }
     }
 
@@ -65,18 +73,22 @@ mod tests {
     fn a_path_is_percent_encoded_in_a_header_and_plain_in_a_variable() {
         let context = context(Some("src/a b/ä%.rs"));
         let mut headers = HeaderMap::new();
-        add_headers(&mut headers, &context);
+        add_headers(&mut headers, &context, true);
         assert_eq!(headers["x-steadfast-file"], "src/a%20b/%C3%A4%25.rs");
         assert_eq!(headers["x-steadfast-role"], "coder");
         assert_eq!(headers["x-steadfast-milestone"], "2");
         assert_eq!(headers["x-steadfast-attempt"], "3");
+        assert_eq!(headers["x-steadfast-attempt-id"], "000000000000a1b2");
+        let trace = format!("{:032x}", context.session.trace_id());
+        assert_eq!(headers["traceparent"], format!("00-{trace}-000000000000a1b2-01"));
         assert!(variables(&context).contains(&("STEADFAST_FILE", "src/a b/ä%.rs".to_owned())));
     }
 
     #[test]
     fn what_is_not_known_is_not_sent() {
         let mut headers = HeaderMap::new();
-        add_headers(&mut headers, &CallContext { milestone: None, ..context(None) });
+        add_headers(&mut headers, &CallContext { milestone: None, ..context(None) }, false);
+        assert!(!headers.contains_key("traceparent"));
         assert!(!headers.contains_key("x-steadfast-file") && !headers.contains_key("x-steadfast-milestone"));
     }
 }

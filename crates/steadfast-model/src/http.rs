@@ -44,6 +44,7 @@ pub(crate) struct Endpoint {
     reach: Reach,
     host: String,
     headers: HeaderMap,
+    traced: bool,
     reporter: Reporter,
     closings: Closings,
 }
@@ -133,7 +134,7 @@ impl Endpoint {
         let key = settings.key.as_ref().map(|key| key.expose_secret().trim().into());
         let host = url.host_str().unwrap_or("").trim_start_matches('[').trim_end_matches(']').to_owned();
         let (reach, reporter, closings) = (Reach::of(&url), Reporter::new(key), Closings::new());
-        Ok(Self { reach, url, host, headers, reporter, closings })
+        Ok(Self { reach, url, host, headers, traced: settings.traced, reporter, closings })
     }
 
     pub(crate) fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
@@ -227,7 +228,7 @@ impl Endpoint {
     ) -> Result<Completion, Failed> {
         let client = self.client().await?;
         let mut headers = self.headers.clone();
-        context::add_headers(&mut headers, &request.context);
+        context::add_headers(&mut headers, &request.context, self.traced);
         let sent = client.post(self.url.clone()).headers(headers).body(body).send().await;
         let mut response = sent.map_err(|error| self.no_response(&error))?;
         *progress = Progress::Reading(0);
@@ -240,16 +241,17 @@ impl Endpoint {
             Ok((answer, end)) => {
                 self.closings.answer_ended();
                 let concluded = answer.into_draft().conclude(Some(response.headers()), &self.reporter);
+                let response_id = request_id(response.headers(), &self.reporter);
                 match end {
                     End::Reached => {}
                     End::Due => read_late_end(response),
                 }
                 let status = Some(status.as_u16());
-                Ok(concluded.map_err(|fault| CallFault { status, ..fault })?)
+                Ok(concluded.map_err(|fault| CallFault { status, ..with_id(fault, response_id) })?)
             }
             Err(NoAnswer::Problem(Problem::Provider(error))) => {
                 let fault = refusal::in_answer(&error, response.headers(), SystemTime::now(), &self.reporter);
-                Err(fault.into())
+                Err(with_id(fault, request_id(response.headers(), &self.reporter)).into())
             }
             Err(NoAnswer::Problem(Problem::Malformed(how))) => Err(self.failed(Fault::Malformed, &response, &how)),
             Err(NoAnswer::Broken(fault, how)) => Err(self.failed(fault, &response, &how)),
@@ -257,7 +259,8 @@ impl Endpoint {
     }
 
     fn failed(&self, fault: Fault, response: &Response, message: &str) -> Failed {
-        CallFault { status: Some(response.status().as_u16()), ..self.reporter.fault(fault, message) }.into()
+        let fault = CallFault { status: Some(response.status().as_u16()), ..self.reporter.fault(fault, message) };
+        with_id(fault, request_id(response.headers(), &self.reporter)).into()
     }
 
     fn no_response(&self, error: &reqwest::Error) -> Failed {
@@ -290,8 +293,18 @@ impl Endpoint {
         let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
         let (status, headers) = (response.status().as_u16(), response.headers());
         let (fault, error) = refusal::of_response(status, headers, &body, SystemTime::now(), &self.reporter);
-        Failed { fault, said: error.words() }
+        Failed { fault: with_id(fault, request_id(headers, &self.reporter)), said: error.words() }
     }
+}
+
+/// The provider's own name of a request, under the names that headers have for it.
+pub(crate) fn request_id(headers: &HeaderMap, reporter: &Reporter) -> Option<String> {
+    let names = ["x-request-id", "request-id", "apim-request-id", "x-amzn-requestid"];
+    names.iter().find_map(|name| headers.get(*name)?.to_str().ok()).and_then(|id| reporter.label(id))
+}
+
+fn with_id(fault: CallFault, request_id: Option<String>) -> CallFault {
+    CallFault { request_id, ..fault }
 }
 
 /// How far a call had come, for the message when its time was up.

@@ -266,7 +266,7 @@ impl ChatAnswer {
 mod tests {
     use std::time::Duration;
 
-    use steadfast_core::ids::{IdeaId, Role, SessionId};
+    use steadfast_core::ids::{AttemptId, IdeaId, Role, SessionId};
 
     use super::*;
     use crate::call::Prompt;
@@ -282,6 +282,7 @@ mod tests {
                 milestone: None,
                 file: None,
                 attempt: 1,
+                id: AttemptId::new(1),
             },
             max_output_tokens: Some(7),
             json: true,

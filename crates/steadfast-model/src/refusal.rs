@@ -113,6 +113,7 @@ pub(crate) fn of_response(
         status: Some(status),
         message: reporter.message(&message),
         usage: Usage::default(),
+        request_id: None,
     };
     (fault, error)
 }
@@ -136,6 +137,7 @@ pub(crate) fn in_answer(error: &ProviderError, headers: &HeaderMap, now: SystemT
         status: Some(status.unwrap_or(200)),
         message: reporter.message(&format!("error inside the answer: {}", error.message)),
         usage: Usage::default(),
+        request_id: None,
     }
 }
 

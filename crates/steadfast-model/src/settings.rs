@@ -22,16 +22,18 @@ pub struct ProviderSettings {
     pub json_mode: bool,
     /// Program and arguments; no shell is in between. Used by `command` only.
     pub command: Vec<String>,
+    /// Traces are recorded, so each request names its span (`traceparent`, W3C Trace Context). Used over HTTP only.
+    pub traced: bool,
 }
 
 impl ProviderSettings {
     /// Stands for all of it, the key included: equal for equal settings, within one process. For finding out whether a
     /// model is reached in another way than before.
     pub fn mark(&self) -> u64 {
-        let Self { kind, base_url, key, stream, json_mode, command } = self;
+        let Self { kind, base_url, key, stream, json_mode, command, traced } = self;
         let mut hasher = DefaultHasher::new();
         let key = key.as_ref().map(|key| key.expose_secret());
-        (kind, base_url, key, stream, json_mode, command).hash(&mut hasher);
+        (kind, base_url, key, stream, json_mode, command, traced).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -46,6 +48,7 @@ impl Default for ProviderSettings {
             stream: true,
             json_mode: false,
             command: Vec::new(),
+            traced: false,
         }
     }
 }

@@ -180,6 +180,8 @@ mod tests {
             milestone: Some(1),
             file: file.map(str::to_owned),
             attempt: None,
+            attempt_id: None,
+            traceparent: None,
             prompt_bytes: 0,
             prompt: None,
         }

@@ -27,6 +27,8 @@ pub(crate) struct Ask {
     pub(crate) milestone: Option<u32>,
     pub(crate) file: Option<String>,
     pub(crate) attempt: Option<u32>,
+    pub(crate) attempt_id: Option<String>,
+    pub(crate) traceparent: Option<String>,
     pub(crate) prompt_bytes: usize,
     /// The texts of all messages; only read when the script looks at them.
     pub(crate) prompt: Option<String>,
@@ -70,6 +72,8 @@ impl Ask {
             milestone: number("x-steadfast-milestone"),
             file,
             attempt: number("x-steadfast-attempt"),
+            attempt_id: text("x-steadfast-attempt-id"),
+            traceparent: text("traceparent"),
             prompt_bytes: body.len(),
             prompt: if with_prompt { Some(prompt(body)) } else { None },
         })

@@ -146,6 +146,8 @@ mod tests {
             milestone: Some(1),
             file: Some(file.to_owned()),
             attempt: Some(1),
+            attempt_id: None,
+            traceparent: None,
             prompt_bytes: 0,
             prompt: Some("write it".to_owned()),
         }

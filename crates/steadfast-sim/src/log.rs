@@ -58,6 +58,11 @@ pub struct Request {
     pub file: Option<String>,
     /// `X-Steadfast-Attempt`, from 1.
     pub attempt: Option<u32>,
+    /// `X-Steadfast-Attempt-Id`.
+    pub attempt_id: Option<String>,
+    /// `traceparent`; left out in JSON where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// The client asked for a stream.
     pub stream: bool,
     /// Size of the request's body in bytes.
@@ -151,6 +156,8 @@ impl Log {
             milestone: ask.milestone,
             file: ask.file.clone(),
             attempt: ask.attempt,
+            attempt_id: ask.attempt_id.clone(),
+            traceparent: ask.traceparent.clone(),
             stream: ask.stream,
             request_bytes: ask.prompt_bytes,
             prompt,

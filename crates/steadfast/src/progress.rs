@@ -195,7 +195,7 @@ impl View {
             Event::AnswerReused { place, model } => {
                 self.plain(&format!("↺ {} uses the answer that {model} had given before", who(place)));
             }
-            Event::AttemptStarted { place, model, attempt } => {
+            Event::AttemptStarted { place, model, attempt, .. } => {
                 let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
                 self.begin(place, format!("{model}{again}"));
                 self.draw("");
@@ -211,10 +211,11 @@ impl View {
                 let line = self.paint(DIM, &format!("⊘ {} passes over {model}: {reason}", who(place)));
                 self.line(&line);
             }
-            Event::AttemptSucceeded { place, model, fallback, duration_ms, tokens, .. } => {
+            Event::AttemptSucceeded { place, model, fallback, duration_ms, usage, .. } => {
+                let tokens = usage.input + usage.output;
                 self.end(place);
                 let fallback = if *fallback { " [fallback]" } else { "" };
-                let tokens = if *tokens > 0 { format!(", {tokens} tokens") } else { String::new() };
+                let tokens = if tokens > 0 { format!(", {tokens} tokens") } else { String::new() };
                 let text = format!("✓ {} {model}{fallback} ({:.1} s{tokens})", who(place), seconds(*duration_ms));
                 let line = self.paint(GREEN, &text);
                 self.line(&line);

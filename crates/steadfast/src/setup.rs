@@ -103,6 +103,7 @@ impl Setup {
             stream: provider.stream,
             json_mode: provider.json_mode,
             command: provider.command.clone(),
+            traced: false,
         })
     }
 

@@ -32,7 +32,13 @@ pub(crate) fn event_line(event: &serde_json::Value) -> String {
         "execution_started" => format!("{who} begins, {} to ask", n_of(number("models") as usize, "model")),
         "answer_reused" => format!("{who} uses the answer that {} had given before", text("model")),
         "attempt_started" => format!("{who} asks {} (try {})", text("model"), number("attempt")),
-        "attempt_failed" => format!("{who}: {} failed after {}: {}", text("model"), took(), text("reason")),
+        "attempt_failed" => {
+            let named = match text("providerRequestId") {
+                "" => String::new(),
+                id => format!(" (the provider calls it {id})"),
+            };
+            format!("{who}: {} failed after {}: {}{named}", text("model"), took(), text("reason"))
+        }
         "model_refused" => format!("{who}: {} passed over: {}", text("model"), text("reason")),
         "attempt_succeeded" => {
             let fallback = if is("fallback") { ", a fallback" } else { "" };

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorRef};
 use steadfast_core::breaker::{BreakerConfig, Snapshot};
 use steadfast_core::failover::Refused;
 use steadfast_core::fault::{CallFault, Fault};
-use steadfast_core::ids::{IdeaId, ModelId, Role, SessionId};
+use steadfast_core::ids::{AttemptId, IdeaId, ModelId, Role, SessionId};
 use steadfast_model::{CallContext, CallRequest, Prompt};
 use tokio::sync::{oneshot, watch};
 
@@ -122,6 +122,7 @@ fn request(attempt: u32) -> CallRequest {
             milestone: None,
             file: None,
             attempt,
+            id: AttemptId::new(1),
         },
         max_output_tokens: None,
         json: false,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast_core::fault::{CallFault, Fault};
-use steadfast_core::ids::{IdeaId, RepoPath, Role, SessionId};
+use steadfast_core::ids::{AttemptId, IdeaId, RepoPath, Role, SessionId};
 use steadfast_model::{
     CallContext, CallRequest, Completion, ModelClient, Prompt, ProviderSettings, SecretString, client,
 };
@@ -37,6 +37,7 @@ fn request() -> CallRequest {
             milestone: Some(2),
             file: Some(RepoPath::new("src/a b.rs").unwrap()),
             attempt: 1,
+            id: AttemptId::new(1),
         },
         max_output_tokens: None,
         json: false,

@@ -136,6 +136,8 @@ fn ask(role: &str, model: &str, milestone: u32, file: Option<&str>) -> Ask {
         milestone: Some(milestone),
         file: file.map(str::to_owned),
         attempt: Some(1),
+        attempt_id: None,
+        traceparent: None,
         prompt_bytes: 0,
         prompt: None,
     }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use steadfast_config::{Environment, Sandbox};
 use steadfast_core::fault::{CallFault, Fault};
-use steadfast_core::ids::{IdeaId, ModelId, Role, SessionId};
+use steadfast_core::ids::{AttemptId, IdeaId, ModelId, Role, SessionId};
 use steadfast_core::sentinel::{Limits, MemoryLimit, Sentinel, Verdict};
 use steadfast_model::{CallContext, ModelClient, Probe};
 use steadfast_notify::{DeliveryError, Retry};
@@ -182,8 +182,10 @@ async fn models(setup: &Setup, daemon: Option<&StatusBody>) -> Vec<Finding> {
 fn context(role: Role) -> CallContext {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let session = SessionId::new(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), 0);
+    // Of the same clock; nobody has to tell two runs of this apart.
+    let id = AttemptId::new(now.subsec_nanos().into());
     let idea = IdeaId::new("doctor").expect("a word of letters");
-    CallContext { role, session, idea, milestone: None, file: None, attempt: 1 }
+    CallContext { role, session, idea, milestone: None, file: None, attempt: 1, id }
 }
 
 fn model(

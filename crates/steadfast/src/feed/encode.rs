@@ -76,36 +76,50 @@ fn parts(event: &Event) -> (&'static str, Option<&SessionId>, Value) {
         Event::AnswerReused { place, model } => {
             ("answer_reused", Some(&place.session), at(place, json!({ "model": model.as_str() })))
         }
-        Event::AttemptStarted { place, model, attempt } => {
-            ("attempt_started", Some(&place.session), at(place, json!({ "model": model.as_str(), "attempt": attempt })))
-        }
-        Event::AttemptFailed { place, model, attempt, reason, duration_ms } => (
+        Event::AttemptStarted { place, model, attempt, id } => (
+            "attempt_started",
+            Some(&place.session),
+            at(place, json!({ "model": model.as_str(), "attempt": attempt, "attemptId": id.to_string() })),
+        ),
+        Event::AttemptFailed { place, model, attempt, id, fault, status, reason, duration_ms, usage, request_id } => (
             "attempt_failed",
             Some(&place.session),
             at(
                 place,
-                json!({ "model": model.as_str(), "attempt": attempt, "reason": reason, "durationMs": duration_ms }),
+                json!({ "model": model.as_str(), "attempt": attempt, "attemptId": id.to_string(), "fault": fault.word(),
+                        "status": status, "reason": reason, "durationMs": duration_ms, "inputTokens": usage.input,
+                        "outputTokens": usage.output, "providerRequestId": request_id }),
             ),
         ),
         Event::ModelRefused { place, model, reason } => {
             ("model_refused", Some(&place.session), at(place, json!({ "model": model.as_str(), "reason": reason })))
         }
-        Event::AttemptSucceeded { place, model, attempt, fallback, duration_ms, tokens } => (
+        Event::AttemptSucceeded {
+            place,
+            model,
+            attempt,
+            id,
+            fallback,
+            duration_ms,
+            usage,
+            request_id,
+            served_model,
+        } => (
             "attempt_succeeded",
             Some(&place.session),
             at(
                 place,
-                json!({ "model": model.as_str(), "attempt": attempt, "fallback": fallback, "durationMs": duration_ms,
-                        "tokens": tokens }),
+                json!({ "model": model.as_str(), "attempt": attempt, "attemptId": id.to_string(), "fallback": fallback,
+                        "durationMs": duration_ms, "tokens": usage.input + usage.output, "inputTokens": usage.input,
+                        "outputTokens": usage.output, "providerRequestId": request_id, "servedModel": served_model }),
             ),
         ),
         Event::Waiting { place, reason, for_ms } => {
-            let (reason, model) = match reason {
-                WaitReason::Backoff => ("backoff", None),
-                WaitReason::BreakerTest(model) => ("breaker_test", Some(model.as_str())),
-                WaitReason::OwnNetworkDown => ("own_network_down", None),
+            let model = match reason {
+                WaitReason::BreakerTest(model) => Some(model.as_str()),
+                WaitReason::Backoff | WaitReason::OwnNetworkDown => None,
             };
-            let more = json!({ "reason": reason, "model": model, "forMs": for_ms });
+            let more = json!({ "reason": reason.word(), "model": model, "forMs": for_ms });
             ("waiting", Some(&place.session), at(place, more))
         }
         Event::Exhausted { place } => ("exhausted", Some(&place.session), at(place, Value::Null)),
