@@ -298,7 +298,7 @@ fn long_life(work: &mut Work, server: &Server, all: usize, early: usize) -> anyh
     let check = life.json(&["store", "check"])?;
     ensure!(check["sound"] == true, "the store is not sound: {check}");
     daemon.stop()?;
-    let live = check["payload_bytes"].as_u64().context("no size of the payloads")? as f64;
+    let live = check["payloadBytes"].as_u64().context("no size of the payloads")? as f64;
     let disk = folder_bytes(&life.state.join("store"))? as f64;
     work.clean(&jobs)?;
     let grown = resident_after[1] - resident_after[0];

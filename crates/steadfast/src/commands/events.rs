@@ -1,6 +1,9 @@
 //! `events`: the story of one session, from the store or as it happens.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::cli::{EventsArgs, Global};
 use crate::client::{Client, LOOK_AGAIN};
@@ -36,6 +39,8 @@ pub(crate) async fn events(global: &Global, args: &EventsArgs) -> Outcome {
 
 /// Connections in a row that show nothing new, after which it is given up: some two seconds.
 const MAX_FAILURES: u32 = 100;
+/// How long the last events of a session that is over may take to come.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Shows what was and what comes, until the session rests, also over a restart of the daemon. With `--json` one event a line.
 async fn follow(global: &Global, client: &Client, id: &str) -> Outcome {
@@ -74,12 +79,18 @@ impl Follower {
         let story: Vec<Value> = client.get(&path).await?;
         story.iter().for_each(|event| self.show(event));
         let report: Report = client.get(&format!("/v1/sessions/{}", self.session)).await?;
-        if is_over(&report.phase) {
+        let is_told = story.iter().rfind(|event| event["event"] == "session_moved").is_some_and(is_end);
+        if is_over(&report.phase) && is_told {
             return Ok(Some(Ok(())));
         }
-        while let Some(event) = stream.next().await {
+        // It ended between the two questions, and the stream brings the last events; or a kill took them, and they never come.
+        let patience = if is_over(&report.phase) { LAST_EVENTS } else { Duration::MAX };
+        while let Some(event) = match timeout(patience, stream.next()).await {
+            Ok(event) => event,
+            Err(_elapsed) => return Ok(Some(Ok(()))),
+        } {
             self.show(&event);
-            if event["event"] == "session_moved" && event["phase"].as_str().is_some_and(is_over) {
+            if is_end(&event) {
                 return Ok(Some(Ok(())));
             }
             if event["event"] == "interrupted" {
@@ -97,6 +108,11 @@ impl Follower {
             print(&format!("{line}\n"));
         }
     }
+}
+
+/// Whether it tells that the session is over.
+fn is_end(event: &Value) -> bool {
+    event["event"] == "session_moved" && event["phase"].as_str().is_some_and(is_over)
 }
 
 fn is_over(phase: &str) -> bool {
