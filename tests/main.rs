@@ -33,4 +33,5 @@ mod shapes;
 mod signals;
 mod store;
 mod sync_order;
+mod traces;
 mod units;

@@ -21,6 +21,7 @@ mod setup;
 mod signals;
 mod story;
 mod text;
+mod traces;
 mod wire;
 
 use std::io::Write as _;

@@ -24,6 +24,7 @@ use steadfast_repo::sandbox::find_bwrap;
 use crate::cli::Global;
 use crate::client::{Client, LOOK_AGAIN, is_locked};
 use crate::exit::{Failure, failed};
+use crate::traces::Target;
 
 /// Of a call to a model for which nothing else is configured.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -103,7 +104,7 @@ impl Setup {
             stream: provider.stream,
             json_mode: provider.json_mode,
             command: provider.command.clone(),
-            traced: false,
+            traced: Target::of_environment().is_ok_and(|target| target.is_some()),
         })
     }
 
@@ -194,6 +195,8 @@ impl Setup {
             };
             (id, settings)
         });
+        // Said before anything begins.
+        Target::of_environment()?;
         let failover = &config.failover;
         let micros = |budget: Option<Micros>| budget.map(|micros| micros.0);
         let state_dir = config.daemon.state_dir.clone();

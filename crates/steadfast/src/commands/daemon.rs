@@ -12,6 +12,7 @@ use crate::exit::{FAILED, Failure, Outcome, failed};
 use crate::feed::Feed;
 use crate::service_manager::{self, ServiceManager};
 use crate::setup::Setup;
+use crate::traces::Traces;
 use crate::wire::StatusBody;
 use crate::{logging, signals};
 
@@ -44,6 +45,7 @@ async fn serve(global: &Global, setup: Setup, manager: &ServiceManager) -> Outco
     let resumable = resumable.map_err(|error| failed("cannot take up what an earlier process has left", &error))?;
     let handle = setup.start(settings, keeper).await?;
     let feed = Feed::start(handle.events(), handle.keeper());
+    let traces = Traces::start(handle.events(), &setup)?;
     for session in &resumable {
         if let Err(error) = handle.take_up(session, false).await {
             tracing::warn!(%session, error = %error, "session not resumed");
@@ -78,6 +80,9 @@ async fn serve(global: &Global, setup: Setup, manager: &ServiceManager) -> Outco
     // Nothing but this may be told from here on, and whoever watches holds the engine.
     watching.shutdown().await;
     let ShutDown { saved, not_saved } = control::end(control, server, &socket, &reason).await;
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     tracing::info!(reason, saved = saved.len(), "stopped; interrupted sessions go on at the next start");
     for session in &not_saved {
         tracing::error!(%session, "not saved in the end; it goes on from where it was saved before");

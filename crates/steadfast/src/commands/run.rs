@@ -20,6 +20,7 @@ use crate::feed::Feed;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::setup::{Access, Setup, is_set};
+use crate::traces::Traces;
 use crate::{logging, print, print_json, signals, text};
 
 /// How often a followed session of a daemon is looked at.
@@ -112,6 +113,7 @@ pub(crate) struct Foreground {
     socket: PathBuf,
     signals: signals::Signals,
     events: Receiver<Arc<Event>>,
+    traces: Option<Traces>,
 }
 
 impl Foreground {
@@ -120,10 +122,11 @@ impl Foreground {
         let handle = setup.start(settings, keeper).await?;
         let (signals, events) = (signals::listen()?, handle.events().watch());
         let feed = Feed::start(handle.events(), handle.keeper());
+        let traces = Traces::start(handle.events(), &setup)?;
         let socket = socket_path(setup.state_dir());
         let control = Arc::new(Control::new(setup, handle, Serves::OneSession, feed));
         let server = control::serve(&socket, None, Arc::clone(&control)).await?;
-        Ok(Self { control, server, socket, signals, events })
+        Ok(Self { control, server, socket, signals, events, traces })
     }
 
     /// Carries a new session.
@@ -142,7 +145,7 @@ impl Foreground {
 
     /// Shows the way of one session until it is over or a signal comes, and prints its report.
     async fn carry(self, global: &Global, session: SessionId) -> Outcome {
-        let Self { control, server, socket, signals, events } = self;
+        let Self { control, server, socket, signals, events, traces } = self;
         // A log tells the same, and whoever reads it wants nothing between its lines.
         let progress = global.log.is_none().then(|| Progress::start(events));
         let mut alarm = control.handle.alarm().subscribe();
@@ -162,6 +165,9 @@ impl Foreground {
         control::end(control, server, &socket, stopped.as_deref().unwrap_or("the session is over")).await;
         if let Some(progress) = progress {
             progress.finish().await;
+        }
+        if let Some(traces) = traces {
+            traces.finish().await;
         }
         report(global, &keeper, &session, failed_for_good)
     }
