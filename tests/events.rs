@@ -70,6 +70,50 @@ fn who_follows_sees_what_was_and_what_comes_over_a_restart_until_it_is_over() {
     daemon.output().expect(0);
 }
 
+/// Failures, a fallback, a file that is missing, an interruption and what came after it, from the text alone.
+#[test]
+fn a_person_reads_the_whole_story_over_an_interruption() {
+    let script = milestone("Write", &["a.js", "b.js", "c.js"], &[], &[])
+        + &milestone("Remove", &["d.js"], &[], &["src/old.txt"])
+        + &rule("role = \"coder\", file = \"c.js\"", "", "{ status = 400 }")
+        + &rule("role = \"coder\", model = \"one\", file = \"a.js\"", "", "{ status = 503 }")
+        + &rule("role = \"coder\", file = \"d.js\"", "first = 1", "{ fault = \"hang\" }");
+    let world = World::new(&script, &[]);
+    let run = world.start_run();
+    wait_until("the second milestone", || {
+        world.asked("coder").iter().any(|ask| ask.file.as_deref() == Some("d.js")).then_some(())
+    });
+    assert_eq!(run.kill_with(Signal::TERM).code(), Some(75));
+    world.steadfast(&["resume"]).expect(0);
+    let text = world.steadfast(&["events", "002-feature"]).expect(0).stdout;
+    let mut rest = text.as_str();
+    for words in [
+        "  planning: idea 002-feature\n",
+        "  plan of 2 milestones: Write; Remove\n",
+        "  implementing, milestone 1/2: Write\n",
+        "  coder a.js: sim/one failed after ",
+        "  coder a.js: sim/two answered in ",
+        " tokens, a fallback\n",
+        "  milestone 1: 2 of 3 files, good\n",
+        "  review of milestone 1: approved, quality ",
+        "  milestone 1 is commit ",
+        "  issue filed: [002-feature] Write c.js by hand\n",
+        "  coder d.js asks sim/one (try 1)\n",
+        "  interrupted: SIGTERM received; it can go on from here\n",
+        "  another process goes on with it\n",
+        "  milestone 2: d.js is done\n",
+        "  completed, 2 milestones\n",
+    ] {
+        let at = rest.find(words).unwrap_or_else(|| panic!("no {words:?} in its place in\n{text}"));
+        rest = &rest[at + words.len()..];
+    }
+    assert!(
+        text.contains("  milestone 1: c.js failed: no model answered (") && text.contains("src/old.txt is done"),
+        "{text}"
+    );
+    assert_eq!(text.matches("another process").count(), 1);
+}
+
 #[test]
 fn a_daemon_ends_in_time_although_somebody_follows() {
     let script = milestone("Write", &["a.js"], &[], &[]) + &rule("role = \"coder\"", "", "{ fault = \"hang\" }");

@@ -32,6 +32,14 @@ const FLUSH_AT: usize = 64;
 /// The most that a stored chunk is unpacked to; a chunk that we wrote is far smaller.
 const MAX_CHUNK: u64 = 16 << 20;
 
+/// So many low bits of an event's number count within one opening of the store; those above are its epoch.
+const PROCESS_BITS: u32 = 31;
+
+/// Tells the events of one process from those of another.
+pub(crate) fn process_of(event: u64) -> u64 {
+    event >> PROCESS_BITS
+}
+
 /// An event as it goes out.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -153,7 +161,7 @@ struct Waiting {
 }
 
 async fn run(mut events: Receiver<Arc<Event>>, shared: Arc<Shared>, mut stopped: oneshot::Receiver<()>) {
-    let mut next = (shared.keeper.epoch() << 31) + 1;
+    let mut next = (shared.keeper.epoch() << PROCESS_BITS) + 1;
     let mut waiting: HashMap<SessionId, Waiting> = HashMap::new();
     let mut tick = tokio::time::interval(FLUSH_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -2,6 +2,33 @@
 
 use crate::text::{harmless, n_of};
 
+/// Tells a story event by event, and where one process took it up from another.
+#[derive(Default)]
+pub(crate) struct Story {
+    /// The epoch of the store in which the last event was told; it begins anew with each opening.
+    process: Option<u64>,
+}
+
+impl Story {
+    /// The event's line, after one that says so where the process before it has ended, by a signal or without a word.
+    pub(crate) fn tell(&mut self, event: &serde_json::Value) -> String {
+        let process = event["id"].as_u64().map(crate::feed::process_of);
+        let before = std::mem::replace(&mut self.process, process);
+        let taken_up = before.is_some() && before != process;
+        let line = event_line(event);
+        match taken_up {
+            true => format!("{}  another process goes on with it\n{line}\n", when(event)),
+            false => line + "\n",
+        }
+    }
+}
+
+/// Seconds are enough for a person.
+fn when(event: &serde_json::Value) -> String {
+    let at = event["at"].as_str().unwrap_or_default();
+    at.chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
+}
+
 /// One event in one line: when, who, what.
 pub(crate) fn event_line(event: &serde_json::Value) -> String {
     let text = |key: &str| event[key].as_str().unwrap_or_default();
@@ -20,8 +47,13 @@ pub(crate) fn event_line(event: &serde_json::Value) -> String {
             } else {
                 String::new()
             };
-            let more = if text("text").is_empty() { String::new() } else { format!(": {}", text("text")) };
-            format!("{}{at}{more}", text("phase"))
+            match (text("phase"), text("text")) {
+                // There is one before a plan only, and then the idea is what there is to say.
+                ("queued" | "planning", _) => format!("{}: idea {}", text("phase"), text("ideaId")),
+                ("completed", _) => format!("completed, {}", n_of(number("milestones") as usize, "milestone")),
+                (phase, "") => format!("{phase}{at}"),
+                (phase, more) => format!("{phase}{at}: {more}"),
+            }
         }
         "planned" => {
             let names = event["milestones"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -46,16 +78,20 @@ pub(crate) fn event_line(event: &serde_json::Value) -> String {
             format!("{who}: {} answered in {}, {tokens} tokens{fallback}", text("model"), took())
         }
         "waiting" => {
-            let reason = text("reason").replace('_', " ");
-            let model = if text("model").is_empty() { String::new() } else { format!(" of {}", text("model")) };
-            format!("{who} waits {} ({reason}{model})", crate::progress::span(number("forMs")))
+            let span = crate::progress::span(number("forMs"));
+            match text("reason") {
+                "backoff" => format!("{who} waits {span} before the next try"),
+                "breaker_test" => format!("{who} waits for the next test of {}, in {span}", text("model")),
+                "own_network_down" => format!("{who} waits: our own network is down"),
+                other => format!("{who} waits {span}: {}", other.replace('_', " ")),
+            }
         }
         "exhausted" => format!("{who}: no model answered"),
         "degraded" => format!("{who}: {} stands in", text("standIn")),
         "breaker_changed" => {
             format!("breaker of {}: {} to {}: {}", text("model"), text("from"), text("to"), text("reason"))
         }
-        "file_ended" if event["error"].is_null() => format!("{}: {} written", milestone(), text("file")),
+        "file_ended" if event["error"].is_null() => format!("{}: {} is done", milestone(), text("file")),
         "file_ended" => format!("{}: {} failed: {}", milestone(), text("file"), text("error")),
         "judged" => {
             let again = if is("again") { ", tried again" } else { "" };
@@ -67,7 +103,7 @@ pub(crate) fn event_line(event: &serde_json::Value) -> String {
         "reviewed" => {
             let word = if is("approved") { "approved" } else { "rejected" };
             let remarks = n_of(number("issues") as usize, "remark");
-            format!("{}: {word}, quality {}/100, {remarks}", milestone(), number("codeQuality"))
+            format!("review of {}: {word}, quality {}/100, {remarks}", milestone(), number("codeQuality"))
         }
         "fix_round" => format!("{}: round {} of fixes", milestone(), number("round")),
         "committed" if event["commit"].is_null() => format!("{}: nothing had changed", milestone()),
@@ -76,10 +112,8 @@ pub(crate) fn event_line(event: &serde_json::Value) -> String {
             format!("{} is commit {commit} on {}", milestone(), text("branch"))
         }
         "issue_filed" => format!("issue filed: {}", text("title")),
-        "interrupted" => format!("interrupted: {}", text("reason")),
+        "interrupted" => format!("interrupted: {}; it can go on from here", text("reason")),
         other => format!("{}: {event}", other.replace('_', " ")),
     };
-    // Seconds are enough for a person.
-    let at: String = text("at").chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect();
-    harmless(&format!("{at}  {what}")).replace('\n', " ")
+    harmless(&format!("{}  {what}", when(event))).replace('\n', " ")
 }

@@ -11,7 +11,7 @@ use crate::commands::look;
 use crate::exit::{Failure, INTERRUPTED, Outcome};
 use crate::report::Report;
 use crate::setup::{Access, Setup};
-use crate::story::event_line;
+use crate::story::Story;
 use crate::{feed, print, print_json};
 
 /// `steadfast events`.
@@ -28,8 +28,9 @@ pub(crate) async fn events(global: &Global, args: &EventsArgs) -> Outcome {
     if global.json {
         return print_json(&story);
     }
+    let mut told = Story::default();
     for event in &story {
-        print(&format!("{}\n", event_line(event)));
+        print(&told.tell(event));
     }
     if args.follow {
         crate::progress::note("nobody is at work on it: there is no daemon, and nothing more to follow");
@@ -45,7 +46,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Shows what was and what comes, until the session rests, also over a restart of the daemon. With `--json` one event a line.
 async fn follow(global: &Global, client: &Client, id: &str) -> Outcome {
     let report: Report = client.get(&format!("/v1/sessions/{id}")).await?;
-    let mut follower = Follower { json: global.json, session: report.session_id, last: 0 };
+    let mut follower = Follower { json: global.json, session: report.session_id, story: Story::default(), last: 0 };
     let mut failures = 0;
     loop {
         let shown = follower.last;
@@ -66,6 +67,7 @@ async fn follow(global: &Global, client: &Client, id: &str) -> Outcome {
 struct Follower {
     json: bool,
     session: String,
+    story: Story,
     /// The last event that was shown.
     last: u64,
 }
@@ -104,8 +106,8 @@ impl Follower {
         let id = event["id"].as_u64().unwrap_or(0);
         if id > self.last {
             self.last = id;
-            let line = if self.json { event.to_string() } else { event_line(event) };
-            print(&format!("{line}\n"));
+            let lines = if self.json { format!("{event}\n") } else { self.story.tell(event) };
+            print(&lines);
         }
     }
 }
