@@ -7,7 +7,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorRef, SpawnErr};
 use steadfast_core::breaker::{BreakerConfig, Snapshot};
 use steadfast_core::ids::ModelId;
-use steadfast_core::rates::Rates;
+use steadfast_core::rates::{History, Rates};
 use steadfast_model::{CallRequest, ModelClient};
 use tokio::sync::{oneshot, watch};
 
@@ -60,7 +60,7 @@ impl ModelMailbox {
             memory: Arc::new(Forgetful),
             alerts: None,
             recoveries: Arc::new(watch::Sender::default()),
-            meter: Arc::new(Meter::new(Rates::default(), || 0)),
+            meter: Arc::new(Meter::new(Rates::default(), History::default(), || 0)),
             events: Events::default(),
         };
         let (actor, _) = Actor::spawn(None, ModelActor, args).await?;

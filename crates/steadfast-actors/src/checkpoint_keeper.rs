@@ -68,6 +68,7 @@ const COUNTS: RecordKind = RecordKind::new(10, 1, "session counts");
 const DAY: RecordKind = RecordKind::new(11, 1, "spending of a day");
 const FINISHED: RecordKind = RecordKind::new(12, 1, "finished session");
 const RATES: RecordKind = RecordKind::new(14, 1, "rates");
+const RATE_HISTORY: RecordKind = RecordKind::new(30, 1, "history of the rates");
 const EVENTS: RecordKind = RecordKind::new(17, 1, "events");
 const PRUNED: RecordKind = RecordKind::new(16, 1, "time of the last retention");
 const RAISES: RecordKind = RecordKind::new(22, 1, "raised timeouts");
@@ -337,6 +338,9 @@ impl Keeper {
                 }
                 Write::Rates(rates) => {
                     batch.put_value(Key::meta("rates"), RATES, &*rates)?;
+                }
+                Write::RateHistory(history) => {
+                    batch.put_value(Key::meta("rate-history"), RATE_HISTORY, &*history)?;
                 }
                 Write::Delivered(record) => {
                     self.put_receipt(&mut batch, &record)?;

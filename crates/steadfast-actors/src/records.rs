@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use steadfast_core::ids::{ModelId, RepoPath, SessionId};
 use steadfast_core::plan::Plan;
-use steadfast_core::rates::Rates;
+use steadfast_core::rates::{History, Rates};
 use steadfast_core::session::{Attempt, Milestone, Run, Session, Spent};
 use steadfast_notify::{Alert, Closing, Issue};
 use steadfast_prompt::Idea;
@@ -112,6 +112,8 @@ pub enum Write {
     Issue(SessionId, Box<Issue>, u64),
     /// The rates as they are now.
     Rates(Box<Rates>),
+    /// What they were over the last day.
+    RateHistory(Box<History>),
     /// An issue's receipt.
     Delivered(Box<IssueRecord>),
     /// A recovery issue (by its key) is open for a session, which stopped for this reason.
@@ -137,6 +139,7 @@ impl Write {
             | Self::Milestone(..)
             | Self::Manual(..)
             | Self::Rates(_)
+            | Self::RateHistory(_)
             | Self::Delivered(_)
             | Self::Standing(..)
             | Self::Sent(_)

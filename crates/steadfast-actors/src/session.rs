@@ -275,7 +275,7 @@ impl SessionState {
         writes.push(Write::Milestone(self.id().clone(), Box::new(milestone.clone())));
         let partial = u64::from(milestone.status() == MilestoneStatus::Partial);
         self.args.context.meter.count(Counts { milestones: 1, partial, ..Counts::default() });
-        writes.push(Write::Rates(Box::new(self.args.context.meter.rates())));
+        writes.extend(self.args.context.meter.writes());
         for issue in issues::of_milestone(&self.run.session, milestone, &self.args.context.settings.issues) {
             self.file(issue, writes);
         }

@@ -1,5 +1,11 @@
 //! How well it goes, as five rates (SPEC 13): over the last hour and since the store began, each with its level.
 
+mod history;
+
+pub use history::{History, Hour};
+
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 /// What is counted.
@@ -46,7 +52,8 @@ pub struct Rates {
 
 impl Rates {
     /// Counts something. `minute`: minutes since 1970; one that lies before the last (a clock set back) counts in the last.
-    pub fn count(&mut self, minute: u64, what: &Counts) {
+    /// What is older than an hour by now moves to `history`.
+    pub fn count(&mut self, minute: u64, what: &Counts, history: &mut History) {
         self.total.add(what);
         let last = self.minutes.last().map_or(0, |(last, _)| *last);
         let minute = minute.max(last);
@@ -54,7 +61,10 @@ impl Rates {
             Some((_, counts)) => counts.add(what),
             None => self.minutes.push((minute, *what)),
         }
-        self.minutes.retain(|(at, _)| at + WINDOW_MINUTES > minute);
+        let n_over = self.minutes.partition_point(|(at, _)| at + WINDOW_MINUTES <= minute);
+        for (at, counts) in self.minutes.drain(..n_over) {
+            history.take(at, &counts);
+        }
     }
 
     /// Since the store began.
@@ -136,40 +146,35 @@ impl Metric {
         }
     }
 
-    /// SPEC 13's table, on exact fractions. Nothing counted is good.
+    /// SPEC 13's table: the bounds of `warning`, both included, the smaller first. In percent; of breaker opens, a number.
+    pub fn bounds(self) -> (u64, u64) {
+        match self {
+            Self::PrimarySuccess => (70, 90),
+            Self::Fallback => (10, 30),
+            Self::Degradation => (5, 15),
+            Self::BreakerOpens => (1, 3),
+            Self::PartialSuccess => (10, 25),
+        }
+    }
+
+    /// Whether it is good when it is high.
+    pub fn more_is_better(self) -> bool {
+        self == Self::PrimarySuccess
+    }
+
+    /// The level by SPEC 13's table, on exact fractions. Nothing counted is good.
     pub fn level(self, counts: &Counts) -> Level {
         let (part, all) = self.fraction(counts);
         if all == 0 {
             return Level::Good;
         }
-        let percent = |bound: u64| (u128::from(part) * 100).cmp(&(u128::from(all) * u128::from(bound)));
-        let at_most = |warning: u64, critical: u64| {
-            if percent(critical).is_gt() {
-                Level::Critical
-            } else if percent(warning).is_ge() {
-                Level::Warning
-            } else {
-                Level::Good
-            }
-        };
-        match self {
-            Self::PrimarySuccess => {
-                if percent(90).is_gt() {
-                    Level::Good
-                } else if percent(70).is_ge() {
-                    Level::Warning
-                } else {
-                    Level::Critical
-                }
-            }
-            Self::Fallback => at_most(10, 30),
-            Self::Degradation => at_most(5, 15),
-            Self::PartialSuccess => at_most(10, 25),
-            Self::BreakerOpens => match part {
-                0 => Level::Good,
-                1..=3 => Level::Warning,
-                _ => Level::Critical,
-            },
+        let scale = if self == Self::BreakerOpens { 1 } else { 100 };
+        let against = |bound: u64| (u128::from(part) * scale).cmp(&(u128::from(all) * u128::from(bound)));
+        let (low, high) = self.bounds();
+        match (against(low), against(high), self.more_is_better()) {
+            (Ordering::Less, _, true) | (_, Ordering::Greater, false) => Level::Critical,
+            (Ordering::Less, _, false) | (_, Ordering::Greater, true) => Level::Good,
+            (Ordering::Equal | Ordering::Greater, Ordering::Equal | Ordering::Less, _) => Level::Warning,
         }
     }
 }
@@ -207,11 +212,12 @@ mod tests {
     #[test]
     fn what_is_older_than_an_hour_counts_only_in_the_total() {
         let mut rates = Rates::default();
-        rates.count(1000, &executions(1, 0, 0));
-        rates.count(1059, &executions(0, 1, 0));
+        let mut history = History::default();
+        rates.count(1000, &executions(1, 0, 0), &mut history);
+        rates.count(1059, &executions(0, 1, 0), &mut history);
         assert_eq!(rates.last_hour(1059), executions(1, 1, 0));
         assert_eq!(rates.last_hour(1060), executions(0, 1, 0));
-        rates.count(1060, &executions(0, 0, 1));
+        rates.count(1060, &executions(0, 0, 1), &mut history);
         assert_eq!(rates.total(), executions(1, 1, 1));
     }
 
@@ -219,9 +225,9 @@ mod tests {
     fn a_clock_that_is_set_back_loses_nothing_and_the_window_stays_bounded() {
         let mut rates = Rates::default();
         for minute in 0..500 {
-            rates.count(minute, &executions(1, 0, 0));
+            rates.count(minute, &executions(1, 0, 0), &mut History::default());
         }
-        rates.count(3, &executions(0, 1, 0));
+        rates.count(3, &executions(0, 1, 0), &mut History::default());
         assert_eq!((rates.minutes.len(), rates.total().fallback, rates.last_hour(499).fallback), (60, 1, 1));
     }
 

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use steadfast_core::breaker::{Breaker, BreakerConfig, Snapshot};
 use steadfast_core::ids::{IdeaId, ModelId, SessionId};
 use steadfast_core::plan::Plan;
-use steadfast_core::rates::Rates;
+use steadfast_core::rates::{History, Rates};
 use steadfast_core::session::{Milestone, Run, Session, Spent, StepKey};
 use steadfast_core::tuning::Raises;
 use steadfast_prompt::Idea;
@@ -15,7 +15,7 @@ use steadfast_store::{CheckpointStore, Key, Prefix, Record, RecordKind, Scan, de
 
 use super::{
     ANSWER, BREAKER, Books, COUNTS, DAY, EVENTS, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError, MANUAL,
-    MILESTONE, PLAN, RAISES, RATES, answer_key, events_prefix, execution_key, milestone_key,
+    MILESTONE, PLAN, RAISES, RATE_HISTORY, RATES, answer_key, events_prefix, execution_key, milestone_key,
 };
 use crate::records::{Answer, Counts, ExecutionLog, IdeaRecord, IssueRecord, Loaded, ManualFiles, SessionRecord};
 use crate::supervisor::wall_clock_ms;
@@ -253,6 +253,14 @@ impl Keeper {
     /// [`KeeperError`].
     pub fn raises(&self) -> Result<Raises, KeeperError> {
         Ok(value(self.store(), &Key::meta("timeouts"), RAISES)?.unwrap_or_default())
+    }
+
+    /// Their history as it was saved last.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn rate_history(&self) -> Result<History, KeeperError> {
+        Ok(value(self.store(), &Key::meta("rate-history"), RATE_HISTORY)?.unwrap_or_default())
     }
 
     /// What was spent on a day before this process; `None` when nothing is known of that day.

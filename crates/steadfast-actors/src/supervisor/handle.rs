@@ -82,8 +82,8 @@ pub async fn start(settings: Settings, keeper: Keeper) -> Result<Handle, SpawnEr
     // A store that cannot be read shows with the first session; here it only means that nothing is known to be spent.
     let spent_today = keeper.spent_on(today()).unwrap_or_default().unwrap_or_default();
     let ledger = Ledger::new(settings.limits, settings.prices(), today, (today(), spent_today));
-    let rates = keeper.rates().unwrap_or_default();
-    let meter = Arc::new(Meter::new(rates, wall_clock_ms));
+    let (rates, history) = (keeper.rates().unwrap_or_default(), keeper.rate_history().unwrap_or_default());
+    let meter = Arc::new(Meter::new(rates, history, wall_clock_ms));
     crate::tidy::all(&keeper, &settings.state_dir).await;
     let args = SupervisorArgs {
         meter: Arc::clone(&meter),
@@ -268,7 +268,7 @@ impl Handle {
         let reason = reason.to_owned();
         let ended = self.ask(|reply| SupervisorMsg::Shutdown { reason, reply }).await.unwrap_or_default();
         // Executions since the last milestone count, too.
-        if let Err(error) = self.keeper.save(vec![crate::records::Write::Rates(Box::new(self.meter.rates()))]).await {
+        if let Err(error) = self.keeper.save(self.meter.writes()).await {
             tracing::warn!(error = %error, "rates not saved");
         }
         // It stops itself after its answer; a bound in case a child does not let go.

@@ -47,7 +47,7 @@ impl One {
     async fn start(client: &Scripted, max_concurrency: usize) -> Self {
         let memory = Arc::new(Memory::default());
         let args = ModelArgs {
-            meter: Arc::new(crate::meter::Meter::new(steadfast_core::rates::Rates::default(), || 0)),
+            meter: Arc::new(crate::meter::Meter::new(Default::default(), Default::default(), || 0)),
             model: ModelId::new("p/one").unwrap(),
             client: Ok(client.client()),
             mark: 0,

@@ -9,7 +9,7 @@ use ractor::{Actor, ActorRef};
 use steadfast_core::breaker::BreakerConfig;
 use steadfast_core::failover::Policy;
 use steadfast_core::ids::{IdeaId, ModelId, Role, SessionId};
-use steadfast_core::rates::Rates;
+use steadfast_core::rates::{History, Rates};
 use steadfast_core::session::{self, Spent, StepKey};
 use steadfast_core::tally::MinSuccessRate;
 use steadfast_model::Prompt;
@@ -106,7 +106,7 @@ impl Rig {
         let keeper = Keeper::over(tuning.store, session_policy(), Vec::new()).unwrap();
         let (events, recoveries) = (Events::default(), Arc::new(watch::Sender::default()));
         let watch = events.watch();
-        let meter = Arc::new(Meter::new(Rates::default(), || 0));
+        let meter = Arc::new(Meter::new(Rates::default(), History::default(), || 0));
         let (actors, network) = (Arc::new(Actors::default()), Arc::new(SharedNetwork::default()));
         let (mut args, mut settings, mut order) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for model in models {
