@@ -1,6 +1,7 @@
 //! The HTTP API: over a Unix socket that only its owner may open, and over TCP for whoever has the token.
 
 mod door;
+mod live;
 mod refusal;
 mod server;
 mod stream;
@@ -96,6 +97,7 @@ fn router(control: Arc<Control>, door: Option<Door>) -> Router {
         .route("/v1/outbox", get(entries))
         .route("/v1/outbox/flush", post(flush))
         .merge(stream::routes())
+        .merge(live::routes())
         .route("/v1/store/check", get(check))
         .route("/v1/reload", post(reload))
         .fallback(refusal::no_such_path)

@@ -6,6 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use steadfast_core::rates::{Counts, Metric, Rates};
 
+use crate::feed::at_work::Work;
+use crate::report::{OutboxReport, Report};
+
 /// Any answer that is not a success.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ErrorBody {
@@ -175,6 +178,48 @@ impl RateReport {
         };
         Metric::ALL.into_iter().map(|metric| (metric.as_str().to_owned(), report(metric))).collect()
     }
+}
+
+/// `GET /v1/live`: all that is not over, in one answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LiveBody {
+    /// Of the program.
+    pub(crate) version: String,
+    /// The daemon's clock (RFC 3339, UTC), for a reader whose own is off.
+    pub(crate) now: String,
+    /// What has happened up to the event of this number is in here. Divided by 2^31 it tells one process from the next.
+    pub(crate) last_event_id: u64,
+    /// Sessions that are not over.
+    pub(crate) unfinished: usize,
+    /// The newest of them, newest first, at most 100; with the files of the milestone at work.
+    pub(crate) sessions: Vec<Report>,
+    /// Executions and checks that are under way.
+    pub(crate) at_work: Vec<Work>,
+    /// What waits for delivery, oldest first, at most 50.
+    pub(crate) undelivered: Vec<OutboxReport>,
+}
+
+/// `GET /v1/rates/history`: the sliding hour over the last day.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RateHistory {
+    /// The last minute of each hour (minutes since 1970), ascending.
+    pub(crate) minutes: Vec<u64>,
+    /// By the metric's name.
+    pub(crate) rates: BTreeMap<String, RateSeries>,
+}
+
+/// One rate over time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RateSeries {
+    /// From here to `high`, both included, is `warning`.
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    /// Above `high` is good and below `low` is critical; else the other way round.
+    pub(crate) more_is_better: bool,
+    /// One for each of the minutes: 0 to 1; for breaker opens a number; `null` where nothing was counted.
+    pub(crate) values: Vec<Option<f64>>,
 }
 
 /// Each role's models in priority order.

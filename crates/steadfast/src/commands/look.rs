@@ -65,6 +65,16 @@ pub(crate) fn one(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Re
     Ok(report)
 }
 
+/// One session with the files of the milestone at work alone.
+pub(crate) fn at_its_milestone(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Report, Failure> {
+    let mut report = one(keeper, id, policy)?;
+    let current = report.current_milestone;
+    report.milestones.iter_mut().filter(|milestone| milestone.index != current).for_each(|milestone| {
+        milestone.files = None;
+    });
+    Ok(report)
+}
+
 /// `steadfast sessions`.
 pub(crate) async fn sessions(global: &Global, args: &SessionsArgs) -> Outcome {
     let setup = Setup::load(global)?;

@@ -34,6 +34,22 @@ pub(crate) fn entries(keeper: &Keeper) -> Result<Vec<OutboxReport>, Failure> {
     read().map_err(|error| failed("cannot read the store", &error))
 }
 
+/// What waits for delivery, oldest first.
+pub(crate) fn undelivered(keeper: &Keeper, limit: usize) -> Result<Vec<OutboxReport>, Failure> {
+    let read = || -> Result<Vec<OutboxReport>, KeeperError> {
+        let mut reports = Vec::new();
+        for record in keeper.undelivered()? {
+            reports.push((record.created_ms, OutboxReport::new(&record, keeper.trouble(&record.issue.key)?)));
+        }
+        for record in keeper.outgoing()?.iter().filter(|record| record.receipt.is_none()) {
+            reports.push((record.created_ms, OutboxReport::of_outgoing(record, keeper.trouble(&record.key())?)));
+        }
+        reports.sort_by_key(|(created_ms, _)| *created_ms);
+        Ok(reports.into_iter().map(|(_, report)| report).take(limit).collect())
+    };
+    read().map_err(|error| failed("cannot read the store", &error))
+}
+
 /// Tries everything now: what waited before, as it stands afterwards. `waiting`: what waited.
 pub(crate) async fn flush_now(handle: &Handle, waiting: HashSet<String>) -> Result<Vec<OutboxReport>, Failure> {
     handle.flush_outbox(FLUSH_AT_MOST).await;

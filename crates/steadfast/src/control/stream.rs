@@ -13,15 +13,16 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::stream;
+use serde::Deserialize;
 use steadfast_core::ids::SessionId;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::refusal::{Named, Refusal};
+use super::refusal::{Asked, Named, Refusal};
 use super::{Control, MAX_WATCHERS};
 use crate::commands::look;
-use crate::feed::Entry;
+use crate::feed::{Batch, Entry, Since, together};
 
 /// A stream in which nothing happens says so, so that a proxy or a reader does not take it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -30,8 +31,19 @@ pub(super) fn routes() -> Router<Arc<Control>> {
     Router::new().route("/v1/events", get(all)).route("/v1/sessions/{id}/events", get(of_session))
 }
 
-async fn all(State(control): State<Arc<Control>>, headers: HeaderMap) -> Result<Response, Refusal> {
-    follow(&control, last_event_id(&headers), None)
+#[derive(Deserialize)]
+struct Begin {
+    /// Of a reader who has seen none: so many of the newest events first.
+    last: Option<usize>,
+}
+
+async fn all(
+    State(control): State<Arc<Control>>,
+    Asked(begin): Asked<Begin>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let since = last_event_id(&headers).map_or(Since::Newest(begin.last.unwrap_or(0)), Since::Event);
+    follow(&control, since, None)
 }
 
 async fn of_session(
@@ -41,7 +53,8 @@ async fn of_session(
 ) -> Result<Response, Refusal> {
     let found = control.read(move |control| look::find(control.handle.keeper(), Some(&id), true)).await?;
     if wants_stream(&headers) {
-        return follow(&control, last_event_id(&headers), Some(found));
+        let since = last_event_id(&headers).map_or(Since::Newest(0), Since::Event);
+        return follow(&control, since, Some(found));
     }
     let story = control.read(move |control| control.feed.shared().story(&found)).await?;
     Ok(axum::Json(story).into_response())
@@ -57,8 +70,8 @@ fn last_event_id(headers: &HeaderMap) -> Option<u64> {
 }
 
 struct Following {
-    missed: std::vec::IntoIter<Entry>,
-    receiver: Receiver<Entry>,
+    missed: Vec<Entry>,
+    receiver: Receiver<Batch>,
     last: u64,
     only: Option<SessionId>,
     begun: bool,
@@ -66,12 +79,15 @@ struct Following {
     _place: OwnedSemaphorePermit,
 }
 
-fn follow(control: &Control, after: Option<u64>, only: Option<SessionId>) -> Result<Response, Refusal> {
+fn follow(control: &Control, since: Since, only: Option<SessionId>) -> Result<Response, Refusal> {
     let place = Arc::clone(&control.watchers).try_acquire_owned();
     let place = place.map_err(|_full| Refusal::too_many_watchers(MAX_WATCHERS))?;
-    let (missed, receiver) = control.feed.shared().watch(after.unwrap_or(u64::MAX));
-    let last = after.unwrap_or(0);
-    let state = Following { missed: missed.into_iter(), receiver, last, only, begun: false, _place: place };
+    let (missed, receiver) = control.feed.shared().watch(since);
+    let last = match since {
+        Since::Event(id) => id,
+        Since::Newest(_) => 0,
+    };
+    let state = Following { missed, receiver, last, only, begun: false, _place: place };
     let body = stream::unfold(state, |mut state| async move {
         let bytes = state.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), state))
@@ -89,17 +105,15 @@ impl Following {
             // The head goes out at once, and how long to wait before coming back.
             return Some(Bytes::from_static(b"retry: 500\n\n"));
         }
+        let missed = std::mem::take(&mut self.missed);
+        if let Some(bytes) = self.take(&missed, None) {
+            return Some(bytes);
+        }
         loop {
-            if let Some(entry) = self.missed.next() {
-                if let Some(bytes) = self.take(&entry) {
-                    return Some(bytes);
-                }
-                continue;
-            }
             match tokio::time::timeout(KEEP_ALIVE, self.receiver.recv()).await {
                 Err(_elapsed) => return Some(Bytes::from_static(b": still here\n\n")),
-                Ok(Ok(entry)) => {
-                    if let Some(bytes) = self.take(&entry) {
+                Ok(Ok(batch)) => {
+                    if let Some(bytes) = self.take(&batch.entries, Some(&batch.sse)) {
                         return Some(bytes);
                     }
                 }
@@ -109,12 +123,17 @@ impl Following {
         }
     }
 
-    fn take(&mut self, entry: &Entry) -> Option<Bytes> {
-        let mine = self.only.is_none() || self.only == entry.session;
-        if !mine || entry.id <= self.last {
-            return None;
+    /// What is new of these, and this reader's. `whole`: all of them, as one piece that readers share.
+    fn take(&mut self, entries: &[Entry], whole: Option<&Bytes>) -> Option<Bytes> {
+        let (first, last) = (entries.first()?.id, entries.last()?.id);
+        let seen = self.last;
+        self.last = seen.max(last);
+        match whole {
+            Some(whole) if self.only.is_none() && first > seen => Some(whole.clone()),
+            Some(_) | None => {
+                let mine = |entry: &&Entry| entry.id > seen && (self.only.is_none() || self.only == entry.session);
+                together(entries.iter().filter(mine))
+            }
         }
-        self.last = entry.id;
-        Some(entry.sse.clone())
     }
 }

@@ -10,20 +10,20 @@ use steadfast_core::ids::SessionId;
 use crate::report::verdict_word;
 
 /// Whose event it is, and its line.
-pub(super) fn line(event: &Event, id: u64) -> (Option<SessionId>, String) {
+pub(super) fn line(event: &Event, id: u64, at: Timestamp) -> (Option<SessionId>, String) {
     let (kind, session, fields) = parts(event);
-    (session.cloned(), finish(kind, session, fields, id))
+    (session.cloned(), finish(kind, session, fields, (id, at)))
 }
 
 /// What is told when events came faster than they could be taken in.
-pub(super) fn missed(n: u64, id: u64) -> (Option<SessionId>, String) {
-    (None, finish("missed", None, json!({ "events": n }), id))
+pub(super) fn missed(n: u64, id: u64, at: Timestamp) -> (Option<SessionId>, String) {
+    (None, finish("missed", None, json!({ "events": n }), (id, at)))
 }
 
-fn finish(kind: &str, session: Option<&SessionId>, fields: Value, id: u64) -> String {
+fn finish(kind: &str, session: Option<&SessionId>, fields: Value, (id, at): (u64, Timestamp)) -> String {
     let mut all = Map::new();
     all.insert("id".to_owned(), id.into());
-    all.insert("at".to_owned(), Timestamp::now().to_string().into());
+    all.insert("at".to_owned(), at.to_string().into());
     all.insert("event".to_owned(), kind.into());
     if let Some(session) = session {
         all.insert("sessionId".to_owned(), session.as_str().into());
