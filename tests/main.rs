@@ -23,6 +23,7 @@ mod github;
 mod http_api;
 mod kills;
 mod logs;
+mod page;
 mod partial;
 mod refusals;
 mod reload;

@@ -75,6 +75,8 @@ pub(crate) enum Command {
     },
     /// Show roles, models, breakers and sessions
     Status(StatusArgs),
+    /// Print the address of the daemon's dashboard with its token, and open it where there is a desktop
+    Dashboard(DashboardArgs),
     /// Reset breakers, or try a tuning
     #[command(subcommand)]
     Breaker(BreakerCommand),
@@ -153,6 +155,16 @@ pub(crate) struct StatusArgs {
     /// Exit with 1 when something is critical
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DashboardArgs {
+    /// Open it in the desktop's browser, also where standard output is no terminal
+    #[arg(long, conflicts_with = "no_open")]
+    pub(crate) open: bool,
+    /// Only print the address
+    #[arg(long)]
+    pub(crate) no_open: bool,
 }
 
 #[derive(Debug, Subcommand)]

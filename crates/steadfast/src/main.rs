@@ -75,6 +75,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Show { id } => light(commands::look::show(global, &id)),
         Command::Events(args) => light(commands::events::events(global, &args)),
         Command::Status(args) => light(commands::look::status(global, &args)),
+        Command::Dashboard(args) => light(commands::dashboard::dashboard(global, args)),
         Command::Outbox(OutboxCommand::List) => light(commands::outbox::list(global)),
         Command::Outbox(OutboxCommand::Flush) => light(commands::outbox::flush(global)),
         Command::Breaker(BreakerCommand::Reset { model }) => light(commands::breaker::reset(global, model)),

@@ -200,6 +200,15 @@ pub(crate) struct LiveBody {
     pub(crate) undelivered: Vec<OutboxReport>,
 }
 
+/// `dashboard --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DashboardAt {
+    /// With the token.
+    pub(crate) url: String,
+    /// The desktop was asked to open it.
+    pub(crate) opened: bool,
+}
+
 /// `GET /v1/rates/history`: the sliding hour over the last day.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RateHistory {
