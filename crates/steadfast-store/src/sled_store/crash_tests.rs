@@ -17,7 +17,7 @@ const SMALL: Limits = Limits { journal: 64 << 10, pending: 64 << 10, slack: 1 <<
 type Content = Vec<(Key, Record)>;
 
 fn open(dir: &Path) -> (SledStore, OpenReport) {
-    SledStore::open_with(dir, &OpenOptions::default(), SMALL).expect("opens")
+    SledStore::open_with(dir, &super::tests::PATIENT, SMALL).expect("opens")
 }
 
 fn content(store: &dyn CheckpointStore) -> Content {

@@ -15,7 +15,7 @@ const SMALL: Limits = Limits { journal: 24 << 10, pending: 24 << 10, slack: 1 <<
 type Content = BTreeMap<Key, Record>;
 
 fn open(dir: &Path) -> Result<(SledStore, OpenReport), StoreError> {
-    SledStore::open_with(dir, &OpenOptions::default(), SMALL)
+    SledStore::open_with(dir, &super::tests::PATIENT, SMALL)
 }
 
 fn record(rng: &mut fastrand::Rng, bytes: usize) -> Record {

@@ -7,8 +7,11 @@ pub(super) type Watch = Box<dyn FnMut(Step) + Send>;
 
 const KIND: RecordKind = RecordKind::new(900, 1, "sample");
 
+/// A program that another test starts holds the lock of a store that is closed until it is really begun.
+pub(super) const PATIENT: OpenOptions = OpenOptions { lock_wait: Duration::from_secs(20) };
+
 fn open(dir: &Path) -> (SledStore, OpenReport) {
-    SledStore::open(dir, &OpenOptions::default()).expect("opens")
+    SledStore::open(dir, &PATIENT).expect("opens")
 }
 
 /// Folds everything, and waits for it.
@@ -319,7 +322,7 @@ fn damaged_files_are_mended_or_set_aside_with_a_word_about_it_and_never_panic() 
                 _ => bytes.iter_mut().take(64).for_each(|byte| *byte = 0xff),
             }
             fs::write(&victim, bytes).expect("written");
-            let (store, report) = SledStore::open(&copy, &OpenOptions::default()).expect("opens somehow");
+            let (store, report) = SledStore::open(&copy, &PATIENT).expect("opens somehow");
             let left = store.keys(&Scan::all(Prefix::metas())).expect("scans").len();
             // A single flipped bit may hit what sled no longer needs, or cut its log without a trace.
             assert!(left == 200 || !report.actions.is_empty() || damage == 2, "{name} {damage}: {left} {report:?}");
