@@ -361,3 +361,241 @@ fn a_client_that_says_nothing_is_let_go_of_and_holds_no_end_up() {
     let mut rest = Vec::new();
     let _ = silent.read_to_end(&mut rest);
 }
+
+/// Whether a value is what a schema says, in the words that our schemas use; the first fault otherwise.
+fn fault(value: &Value, schema: &Value, document: &Value, at: &str) -> Option<String> {
+    let Some(schema) = schema.as_object() else {
+        return (schema == &json!(false)).then(|| format!("{at}: not allowed"));
+    };
+    let wrong = |what: String| Some(format!("{at}: {what}, found {value}"));
+    for (word, wanted) in schema {
+        let found = match word.as_str() {
+            "$ref" => {
+                let path = wanted.as_str().unwrap().trim_start_matches('#');
+                fault(value, document.pointer(path).unwrap(), document, at)
+            }
+            "anyOf" => {
+                let fits = |one: &Value| fault(value, one, document, at).is_none();
+                if wanted.as_array().unwrap().iter().any(fits) { None } else { wrong("nothing of anyOf".to_owned()) }
+            }
+            "type" => {
+                let is = |name: &str| match name {
+                    "null" => value.is_null(),
+                    "boolean" => value.is_boolean(),
+                    "string" => value.is_string(),
+                    "integer" => value.is_u64() || value.is_i64(),
+                    "number" => value.is_number(),
+                    "array" => value.is_array(),
+                    "object" => value.is_object(),
+                    other => panic!("{other}"),
+                };
+                let fits = match wanted {
+                    Value::Array(names) => names.iter().any(|name| is(name.as_str().unwrap())),
+                    name => is(name.as_str().unwrap()),
+                };
+                if fits { None } else { wrong(format!("no {wanted}")) }
+            }
+            "required" => {
+                let missing = wanted.as_array().unwrap().iter().find(|key| value.get(key.as_str().unwrap()).is_none());
+                missing.and_then(|key| wrong(format!("no {key}")))
+            }
+            "properties" => {
+                let inner = wanted.as_object().unwrap().iter();
+                let at = |key: &str| format!("{at}.{key}");
+                // What is sent is described: a field that nobody wrote down is a fault of the description.
+                let known = wanted.as_object().unwrap();
+                let open = schema.contains_key("additionalProperties");
+                let unknown = value
+                    .as_object()
+                    .filter(|_| !open)
+                    .and_then(|all| all.keys().find(|key| !known.contains_key(*key)));
+                let unknown = unknown.map(|key| format!("{} is not described", at(key)));
+                unknown
+                    .or_else(|| inner.filter_map(|(key, one)| fault(value.get(key)?, one, document, &at(key))).next())
+            }
+            "additionalProperties" => {
+                let inner = value.as_object().into_iter().flatten();
+                let known = schema.get("properties").and_then(Value::as_object);
+                let others = inner.filter(|(key, _)| known.is_none_or(|known| !known.contains_key(*key)));
+                others.filter_map(|(key, one)| fault(one, wanted, document, &format!("{at}.{key}"))).next()
+            }
+            "items" => {
+                let inner = value.as_array().into_iter().flatten().enumerate();
+                inner.filter_map(|(n, one)| fault(one, wanted, document, &format!("{at}[{n}]"))).next()
+            }
+            "minimum" => {
+                let low = value.as_f64().is_some_and(|number| number < wanted.as_f64().unwrap());
+                if low { wrong(format!("below {wanted}")) } else { None }
+            }
+            "maximum" => {
+                let high = value.as_f64().is_some_and(|number| number > wanted.as_f64().unwrap());
+                if high { wrong(format!("above {wanted}")) } else { None }
+            }
+            "description" | "format" | "title" | "default" => None,
+            other => panic!("a word that this test does not know: {other}"),
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+#[test]
+fn real_answers_are_what_the_description_says_and_it_names_every_method_of_every_path() {
+    let world = listening_with(&milestone("Write", &["a.js", "b.js"], &[], &[]));
+    let service = Service::start(&world);
+    let document = service.get("/v1/openapi.json").json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let schema = |path: &str, method: &str, status: u16| {
+        let kind = document["paths"][path][method]["responses"][status.to_string()]["content"].clone();
+        assert!(!kind.is_null(), "{method} {path} does not describe {status}");
+        kind["application/json"]["schema"].clone()
+    };
+    let check = |answer: &Answer, path: &str, method: &str| {
+        let body = answer.json();
+        assert_eq!(fault(&body, &schema(path, method, answer.status), &document, "$"), None, "{method} {path}");
+    };
+    let idea = std::fs::read_to_string(world.path("idea.md")).unwrap();
+    let body = json!({ "idea": idea, "fileStem": "idea", "repo": world.repo() });
+    check(&service.post("/v1/sessions", &json!({ "idea": "" })), "/v1/sessions", "post");
+    let submitted = service.post("/v1/sessions", &body);
+    check(&submitted, "/v1/sessions", "post");
+    let id = submitted.json()["sessionId"].as_str().unwrap().to_owned();
+    let session = format!("/v1/sessions/{id}");
+    wait_until("its end", || (service.get(&session).json()["phase"] == "completed").then_some(()));
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/v1/status",
+        "/v1/sessions",
+        "/v1/outbox",
+        "/v1/live",
+        "/v1/rates/history",
+        "/v1/store/check",
+        "/v1/openapi.json",
+    ] {
+        let answer = service.get(path);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        check(&answer, path, "get");
+    }
+    check(&service.get(&session), "/v1/sessions/{id}", "get");
+    check(&service.get(&format!("{session}/events")), "/v1/sessions/{id}/events", "get");
+    check(&service.get("/v1/sessions/no-such"), "/v1/sessions/{id}", "get");
+    check(&service.ask("POST", &format!("{session}/cancel"), None), "/v1/sessions/{id}/cancel", "post");
+    check(&service.post("/v1/breakers/reset", &json!({})), "/v1/breakers/reset", "post");
+    for path in ["/v1/outbox/flush", "/v1/prune", "/v1/reload"] {
+        check(&service.ask("POST", path, None), path, "post");
+    }
+    // What is described is there, and what is not is refused with the methods that are.
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let address = path.replace("{id}", "no-such");
+        for method in ["get", "post", "put", "patch", "delete"] {
+            if item.get(method).is_some() {
+                continue;
+            }
+            let answer = service.ask(&method.to_uppercase(), &address, None);
+            assert_eq!(answer.refusal(), (405, "wrong-method".to_owned()), "{method} {path}");
+            let allowed = answer.header("allow").unwrap().to_lowercase();
+            assert!(
+                item.as_object().unwrap().keys().all(|method| allowed.contains(method.as_str())),
+                "{allowed} {path}"
+            );
+        }
+    }
+    service.stop();
+}
+
+#[test]
+fn a_daemon_that_begins_nothing_is_well_and_not_ready() {
+    let world = listening();
+    let service = Service::start(&world);
+    assert_eq!(service.get("/healthz").json(), json!({ "status": "ok" }));
+    assert_eq!(service.get("/readyz").json(), json!({ "status": "ok" }));
+    service.stop();
+    // More free space than there is on any disk: it starts paused.
+    let world = World::new("", &[("daemon.listen", "\"127.0.0.1:0\""), ("daemon.min_free_disk", "\"8000 TiB\"")]);
+    let service = Service::start(&world);
+    assert_eq!(service.get("/healthz").status, 200);
+    let answer = wait_until("a pause", || Some(service.get("/readyz")).filter(|answer| answer.status == 503));
+    assert_eq!(answer.refusal(), (503, "not-ready".to_owned()));
+    assert!(answer.json()["message"].as_str().unwrap().contains("disk"), "{answer:?}");
+    assert_eq!(metric(&service.get("/metrics").body, "steadfast_paused"), Some(1.0));
+    service.stop();
+}
+
+/// The value of a metric, named as it stands there, labels and all.
+fn metric(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// A metric's labels never name a session, a path or a text.
+fn assert_sound(text: &str) {
+    let typed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let mut unique = typed.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), typed.len(), "a family is there twice");
+    for name in &typed {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        assert!(name.starts_with("steadfast_") || name.starts_with("process_"), "{name}");
+    }
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        assert!(typed.contains(&family) || typed.contains(&name), "{line}");
+        let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(value.is_finite() && value >= 0.0, "{line}");
+    }
+}
+
+#[test]
+fn what_happens_is_in_the_metrics_and_their_labels_are_bounded() {
+    let script = milestone("Write", &["a.js", "b.js"], &[], &[])
+        + &rule("role = \"coder\", model = \"one\"", "", "{ status = 500 }");
+    let world = listening_with(&script);
+    let service = Service::start(&world);
+    let before = service.get("/metrics");
+    assert_eq!(before.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_sound(&before.body);
+    for zero in ["steadfast_sessions{state=\"completed\"}", "steadfast_milestone_verdicts_total{verdict=\"too_low\"}"] {
+        assert_eq!(metric(&before.body, zero), Some(0.0), "{zero}");
+    }
+    assert_eq!(metric(&before.body, "steadfast_rate_ratio{rate=\"fallback\",window=\"hour\"}"), None);
+    world.steadfast(&["run", "idea.md", "--repo", "repo"]).expect(0);
+    let text = wait_until("the end of the session", || {
+        let text = service.get("/metrics").body;
+        (metric(&text, "steadfast_sessions_finished_total{phase=\"completed\"}") == Some(1.0)).then_some(text)
+    });
+    assert_sound(&text);
+    let is = |name: &str| metric(&text, name);
+    assert_eq!(is("steadfast_sessions{state=\"completed\"}"), Some(1.0));
+    assert_eq!(is("steadfast_attempts_total{model=\"sim/two\",result=\"success\",role=\"coder\"}"), Some(2.0));
+    assert!(
+        text.contains("steadfast_attempts_total{model=\"sim/one\",result=\"unavailable\",role=\"coder\"}"),
+        "{text}"
+    );
+    assert!(is("steadfast_tokens_total{kind=\"output\",model=\"sim/two\",role=\"coder\"}").unwrap() > 0.0);
+    assert_eq!(is("steadfast_attempt_duration_seconds_count{model=\"sim/two\"}"), Some(2.0));
+    assert_eq!(is("steadfast_milestone_verdicts_total{verdict=\"perfect\"}"), Some(1.0));
+    assert_eq!(is("steadfast_files_total{result=\"ok\"}"), Some(2.0));
+    assert_eq!(is("steadfast_commits_total"), Some(1.0));
+    assert_eq!(is("steadfast_role_models{role=\"coder\"}"), Some(2.0));
+    assert_eq!(is("steadfast_executions_total{answered_by=\"fallback\"}"), Some(2.0));
+    assert_eq!(is("steadfast_rate_ratio{rate=\"fallback\",window=\"hour\"}"), Some(0.5));
+    let states = ["closed", "open", "half_open", "unavailable"];
+    let sum: f64 = states
+        .iter()
+        .filter_map(|state| is(&format!("steadfast_breaker_state{{model=\"sim/one\",state=\"{state}\"}}")))
+        .sum();
+    assert_eq!(sum, 1.0);
+    for more_than_none in
+        ["steadfast_store_size_bytes", "steadfast_store_flushes_total", "process_resident_memory_bytes"]
+    {
+        assert!(is(more_than_none).unwrap() > 0.0, "{more_than_none}");
+    }
+    for secret in ["002-feature", "a.js", world.repo().to_str().unwrap(), &service.token] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    service.stop();
+}

@@ -20,7 +20,7 @@ use steadfast_core::ids::{ModelId, SessionId};
 use steadfast_core::session::{Phase, Policy, Session, StepKey};
 use steadfast_core::tuning::Raises;
 use steadfast_store::{
-    Batch, Check, CheckpointStore, CommitHandle, GroupCommit, Key, OpenOptions, Prefix, RecordKind, SledStore,
+    Batch, Check, CheckpointStore, CommitHandle, Flushes, GroupCommit, Key, OpenOptions, Prefix, RecordKind, SledStore,
     StoreError, TransferError,
 };
 use tokio::sync::oneshot;
@@ -470,6 +470,11 @@ impl Keeper {
     /// [`KeeperError`]; then nothing outside may be changed.
     pub(crate) fn fence(&self) -> Result<(), KeeperError> {
         Ok(self.store().fence()?)
+    }
+
+    /// How often and for how long the store was written to since it was opened.
+    pub fn flushes(&self) -> Flushes {
+        self.shared.handle.flushes()
     }
 
     /// Raised by each opening of the store; never comes twice.

@@ -43,6 +43,7 @@ pub use event::{Event, Events};
 pub use meter::Meter;
 pub use model::ModelStatus;
 pub use settings::Settings;
+pub use steadfast_store::Flushes;
 pub use supervisor::{
     Beat, Emergency, Handle, RoleStatus, ShutDown, Status, Submission, SubmitError, SupervisorError, start, take_stock,
 };

@@ -4,9 +4,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
 use crate::error::{BackendError, StoreError};
@@ -21,6 +22,22 @@ const MAX_GROUP_BATCHES: usize = 1024;
 const IDLE: Duration = Duration::from_secs(10);
 /// Between two steps of housekeeping, so that a batch that comes meanwhile waits for one step at most.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often and for how long groups were written and synced since the writer began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushes {
+    /// Groups, also those that failed.
+    pub count: u64,
+    /// Time spent on them.
+    pub time: Duration,
+}
+
+/// The same, while it grows. Two numbers that are read apart: a reading may be one group off.
+#[derive(Debug, Default)]
+struct Flushed {
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
 
 /// Called with what became of a batch: `Ok` when it is on disk.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -61,9 +78,16 @@ enum Job {
 #[derive(Clone)]
 pub struct CommitHandle {
     jobs: Sender<Job>,
+    flushed: Arc<Flushed>,
 }
 
 impl CommitHandle {
+    /// What the writer has done so far.
+    pub fn flushes(&self) -> Flushes {
+        let nanos = self.flushed.nanos.load(Ordering::Relaxed);
+        Flushes { count: self.flushed.count.load(Ordering::Relaxed), time: Duration::from_nanos(nanos) }
+    }
+
     /// Queues a batch. The callback runs on the writer's thread and must be short (send a message, fill a channel).
     /// Batches are applied in the order in which they were queued; a batch is never split. When the writer has stopped,
     /// the callback is called with [`StoreError::Stopped`], possibly before this returns.
@@ -102,15 +126,17 @@ impl GroupCommit {
     /// [`StoreError::Io`] when the thread cannot be started.
     pub fn start<S: CheckpointStore + ?Sized>(store: Arc<S>) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel();
+        let flushed = Arc::new(Flushed::default());
+        let counted = Arc::clone(&flushed);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_all(&*store, &queue))
+            .spawn(move || write_all(&*store, &queue, &counted))
             .map_err(|error| StoreError::Io {
                 action: "start a thread for",
                 path: "store".into(),
                 source: BackendError::new(error),
             })?;
-        Ok(Self { handle: CommitHandle { jobs }, thread: Some(thread) })
+        Ok(Self { handle: CommitHandle { jobs, flushed }, thread: Some(thread) })
     }
 
     /// A handle for writers.
@@ -139,7 +165,7 @@ impl Drop for GroupCommit {
     }
 }
 
-fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
+fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>, flushed: &Flushed) {
     // How long to wait for a batch before the next step of housekeeping; `None`: nothing is left to do.
     let mut patience = Some(IDLE);
     loop {
@@ -185,7 +211,11 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>) {
                 Err(_) => break,
             }
         }
+        let begun = Instant::now();
         let result = commit(store, &merged);
+        let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        flushed.nanos.fetch_add(nanos, Ordering::Relaxed);
+        flushed.count.fetch_add(1, Ordering::Relaxed);
         for answer in answers {
             answer.give(result.clone());
         }

@@ -21,7 +21,7 @@ mod sled_store;
 pub mod store;
 
 pub use batch::Batch;
-pub use commit::{CommitHandle, GroupCommit};
+pub use commit::{CommitHandle, Flushes, GroupCommit};
 pub use error::{BackendError, ErrorClass, StoreError};
 pub use export::{TransferError, export, import};
 pub use key::{Key, Prefix};

@@ -1,7 +1,9 @@
 //! The HTTP API: over a Unix socket that only its owner may open, and over TCP for whoever has the token.
 
 mod door;
+mod health;
 mod live;
+mod openapi;
 mod refusal;
 mod server;
 mod stream;
@@ -98,6 +100,8 @@ fn router(control: Arc<Control>, door: Option<Door>) -> Router {
         .route("/v1/outbox/flush", post(flush))
         .merge(stream::routes())
         .merge(live::routes())
+        .merge(health::routes())
+        .merge(openapi::routes())
         .route("/v1/store/check", get(check))
         .route("/v1/reload", post(reload))
         .fallback(refusal::no_such_path)

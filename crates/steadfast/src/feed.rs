@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::exit::{Failure, failed};
+use crate::metrics::Metrics;
 
 /// Events that are kept in memory: a watcher that was away for less finds what it missed.
 const RECENT: usize = 4096;
@@ -114,6 +115,8 @@ pub(crate) struct Shared {
     recent: Mutex<Recent>,
     /// `None`: those who watched were sent away, and nobody comes any more.
     watchers: Mutex<Option<Sender<Batch>>>,
+    /// What was taken in is counted here.
+    pub(crate) metrics: Metrics,
     keeper: Keeper,
 }
 
@@ -130,7 +133,8 @@ impl Feed {
     /// Begins before any work does, so that nothing is missed.
     pub(crate) fn start(events: &Events, keeper: &Keeper) -> Self {
         let watchers = Mutex::new(Some(broadcast::Sender::new(BEHIND_AT_MOST)));
-        let shared = Arc::new(Shared { recent: Mutex::default(), watchers, keeper: keeper.clone() });
+        let shared =
+            Arc::new(Shared { recent: Mutex::default(), watchers, metrics: Metrics::new(), keeper: keeper.clone() });
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(run(events.watch(), Arc::clone(&shared), stopped));
         Self { shared, task: Mutex::new(Some((stop, task))) }
@@ -260,8 +264,14 @@ async fn run(mut events: Receiver<Arc<Event>>, shared: Arc<Shared>, mut stopped:
     let mut take = |event: Result<Arc<Event>, u64>, waiting: &mut HashMap<SessionId, Waiting>| {
         let at = Timestamp::now();
         let (session, json) = match &event {
-            Ok(event) => encode::line(event, next, at),
-            Err(n_missed) => encode::missed(*n_missed, next, at),
+            Ok(event) => {
+                shared.metrics.take_in(event);
+                encode::line(event, next, at)
+            }
+            Err(n_missed) => {
+                shared.metrics.missed(*n_missed);
+                encode::missed(*n_missed, next, at)
+            }
         };
         let sse = Bytes::from(format!("id: {next}\ndata: {json}\n\n"));
         let entry = Entry { id: next, session, json: json.into(), sse };

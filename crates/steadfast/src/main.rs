@@ -13,6 +13,7 @@ mod feed;
 mod logging;
 #[cfg(test)]
 mod manifests;
+mod metrics;
 mod page;
 mod progress;
 mod report;

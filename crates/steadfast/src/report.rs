@@ -1,6 +1,7 @@
 //! The JSON bodies of SPEC 10 and 13, made from what the store holds. Others read these shapes exactly as written there.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use steadfast_actors::records::{IssueRecord, Outgoing, OutgoingRecord, SessionRecord, Trouble};
 use steadfast_core::session::{
@@ -9,7 +10,7 @@ use steadfast_core::session::{
 use steadfast_core::tally::Verdict;
 
 /// `run --json`, `show --json`; without `files` in `sessions --json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
     pub(crate) session_id: String,
@@ -43,7 +44,7 @@ pub(crate) struct Report {
 }
 
 /// What a session has bought.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SpentReport {
     pub(crate) calls: u64,
@@ -53,7 +54,7 @@ pub(crate) struct SpentReport {
     pub(crate) cost: f64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MilestoneReport {
     pub(crate) index: u32,
@@ -69,7 +70,7 @@ pub(crate) struct MilestoneReport {
     pub(crate) review: Option<ReviewReport>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct FileReport {
     pub(crate) path: String,
     pub(crate) status: String,
@@ -79,14 +80,14 @@ pub(crate) struct FileReport {
     pub(crate) error: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct CheckReport {
     pub(crate) command: String,
     pub(crate) passed: bool,
     pub(crate) summary: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ReviewReport {
     pub(crate) approved: bool,
     pub(crate) code_quality: u8,
@@ -97,7 +98,7 @@ pub(crate) struct ReviewReport {
     pub(crate) degraded: bool,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct RemarkReport {
     pub(crate) severity: String,
     pub(crate) issue: String,
@@ -105,7 +106,7 @@ pub(crate) struct RemarkReport {
     pub(crate) file: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct IssueReport {
     pub(crate) kind: String,
     pub(crate) title: String,
@@ -114,7 +115,7 @@ pub(crate) struct IssueReport {
 }
 
 /// `outbox list --json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct OutboxReport {
     /// `null` for an alert that is no session's own.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use steadfast_core::rates::{Counts, Metric, Rates};
 
@@ -10,7 +11,7 @@ use crate::feed::at_work::Work;
 use crate::report::{OutboxReport, Report};
 
 /// Any answer that is not a success.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ErrorBody {
     /// Stable, for programs.
     pub(crate) code: String,
@@ -21,8 +22,15 @@ pub(crate) struct ErrorBody {
     pub(crate) session_id: Option<String>,
 }
 
+/// The answer of `/healthz` and `/readyz`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Health {
+    /// `ok`.
+    pub(crate) status: String,
+}
+
 /// `POST /v1/sessions`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct SubmitBody {
     /// The idea's text.
@@ -37,7 +45,7 @@ pub(crate) struct SubmitBody {
 }
 
 /// The answer to it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Submitted {
     /// The new session.
@@ -45,7 +53,7 @@ pub(crate) struct Submitted {
 }
 
 /// `POST /v1/breakers/reset`.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ResetBody {
     /// provider/name; `None`: all.
@@ -54,14 +62,14 @@ pub(crate) struct ResetBody {
 }
 
 /// The answer to it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ResetDone {
     /// Breakers that were reset.
     pub(crate) reset: usize,
 }
 
 /// `prune --json`, and the answer to `POST /v1/prune`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PruneDone {
     /// Sessions that were over for longer than `keep_finished`.
@@ -71,7 +79,7 @@ pub(crate) struct PruneDone {
 }
 
 /// The answer to `POST /v1/reload`: what holds now.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Reloaded {
     /// Files that were read, in order.
@@ -87,7 +95,7 @@ pub(crate) struct Reloaded {
 }
 
 /// `status --json` (SPEC 13).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct StatusBody {
     /// A daemon answered.
     pub(crate) daemon: bool,
@@ -105,7 +113,7 @@ pub(crate) struct StatusBody {
 }
 
 /// How the store came out of its last opening.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StoreStatus {
     /// What the opening by the process that answers had to mend, and what was lost, as sentences; empty for a sound store.
@@ -117,7 +125,7 @@ pub(crate) struct StoreStatus {
 }
 
 /// `store check --json`, and `GET /v1/store/check`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CheckBody {
     /// Nothing is damaged, set aside or missing, and the opening had nothing to mend.
@@ -141,14 +149,14 @@ pub(crate) struct CheckBody {
 }
 
 /// A record that does not verify.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct DamagedRecord {
     pub(crate) key: String,
     pub(crate) reason: String,
 }
 
 /// One of the five rates.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RateReport {
     pub(crate) last_hour: RateRow,
@@ -156,7 +164,7 @@ pub(crate) struct RateReport {
 }
 
 /// A rate over a time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct RateRow {
     /// 0 to 1; for breaker opens a number; `null` while nothing was counted.
     pub(crate) value: Option<f64>,
@@ -181,7 +189,7 @@ impl RateReport {
 }
 
 /// `GET /v1/live`: all that is not over, in one answer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LiveBody {
     /// Of the program.
@@ -201,7 +209,7 @@ pub(crate) struct LiveBody {
 }
 
 /// `dashboard --json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct DashboardAt {
     /// With the token.
     pub(crate) url: String,
@@ -210,7 +218,7 @@ pub(crate) struct DashboardAt {
 }
 
 /// `GET /v1/rates/history`: the sliding hour over the last day.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct RateHistory {
     /// The last minute of each hour (minutes since 1970), ascending.
     pub(crate) minutes: Vec<u64>,
@@ -219,7 +227,7 @@ pub(crate) struct RateHistory {
 }
 
 /// One rate over time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RateSeries {
     /// From here to `high`, both included, is `warning`.
@@ -232,7 +240,7 @@ pub(crate) struct RateSeries {
 }
 
 /// Each role's models in priority order.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Roles {
     pub(crate) planner: Vec<ModelRow>,
     pub(crate) coder: Vec<ModelRow>,
@@ -240,7 +248,7 @@ pub(crate) struct Roles {
 }
 
 /// One model of a role.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ModelRow {
     pub(crate) model: String,
@@ -264,7 +272,7 @@ impl ModelRow {
 }
 
 /// Sessions by where they stand.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct SessionCounts {
     pub(crate) queued: usize,
     pub(crate) active: usize,
@@ -275,7 +283,7 @@ pub(crate) struct SessionCounts {
 }
 
 /// Issues that wait for delivery.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct OutboxCounts {
     pub(crate) undelivered: usize,
 }

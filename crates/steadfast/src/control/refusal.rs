@@ -71,6 +71,14 @@ impl Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "queue-full", what).later(30)
     }
 
+    pub(super) fn not_ready(reason: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", reason).later(10)
+    }
+
+    pub(super) fn stuck() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stuck", "the supervisor does not answer")
+    }
+
     pub(super) fn shutting_down() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "steadfast is shutting down").later(5)
     }

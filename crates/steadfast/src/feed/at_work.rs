@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use steadfast_actors::Event;
 use steadfast_actors::event::{Place, WaitReason};
@@ -11,7 +12,7 @@ use steadfast_core::ids::SessionId;
 use steadfast_core::session::Phase;
 
 /// One execution or check that is under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Work {
     pub(crate) session_id: String,
