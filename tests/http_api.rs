@@ -599,3 +599,77 @@ fn what_happens_is_in_the_metrics_and_their_labels_are_bounded() {
     }
     service.stop();
 }
+
+/// promtool with these arguments; what it says, and whether it is content. `None`: there is none on this machine.
+fn promtool(args: &[&str], stdin: &str) -> Option<(bool, String)> {
+    use std::process::{Command, Stdio};
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/prometheus");
+    let mut command = Command::new("promtool");
+    command.args(args).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => panic!("promtool: {error}"),
+    };
+    // One that reads nothing may have ended by now.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    Some((output.status.success(), said.into_owned()))
+}
+
+#[test]
+fn promtool_has_nothing_to_say_against_the_alerts_and_a_real_scrape() {
+    let world = listening_with(&milestone("Write", &["a.js"], &[], &[]));
+    let service = Service::start(&world);
+    world.steadfast(&["run", "idea.md", "--repo", "repo"]).expect(0);
+    let scraped = service.get("/metrics").body;
+    service.stop();
+    for (args, stdin) in [
+        (&["check", "metrics"][..], scraped.as_str()),
+        (&["check", "rules", "alerts.yml"], ""),
+        (&["test", "rules", "alerts.test.yml"], ""),
+        (&["check", "config", "--syntax-only", "scrape.yml"], ""),
+    ] {
+        let Some((is_content, said)) = promtool(args, stdin) else { return };
+        assert!(is_content, "{args:?}: {said}");
+    }
+}
+
+/// Names of ours in a text, without the endings of a histogram's series.
+fn names_of_metrics(text: &str) -> std::collections::BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = words.filter(|word| word.starts_with("steadfast_") || word.starts_with("process_"));
+    ours.map(|word| word.strip_suffix("_bucket").unwrap_or(word)).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_are_there_and_the_page_names_them_all() {
+    let world = listening();
+    let service = Service::start(&world);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &str| std::fs::read_to_string(folder.join(path)).unwrap();
+    // What has labels that nobody knows before something happens shows with the first time.
+    let source = read("crates/steadfast/src/metrics.rs");
+    let quoted: std::collections::BTreeSet<&str> =
+        source.split('"').filter(|text| text.starts_with("steadfast_") || text.starts_with("process_")).collect();
+    let scraped = service.get("/metrics").body;
+    assert!(
+        scraped
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .all(|line| { quoted.contains(line.split(' ').next().unwrap()) })
+    );
+    service.stop();
+    for path in ["config/prometheus/alerts.yml", "config/grafana/steadfast.json"] {
+        let text = read(path);
+        let missing: Vec<&str> = names_of_metrics(&text).difference(&quoted).copied().collect();
+        assert!(missing.is_empty(), "{path} asks for {missing:?}");
+    }
+    let grafana: Value = serde_json::from_str(&read("config/grafana/steadfast.json")).unwrap();
+    assert!(grafana["panels"].as_array().unwrap().len() > 10);
+    let page = read("docs/operations.md");
+    let unnamed: Vec<&&str> =
+        quoted.iter().filter(|name| name.starts_with("steadfast_") && !page.contains(&format!("`{name}`"))).collect();
+    assert!(unnamed.is_empty(), "docs/operations.md does not name {unnamed:?}");
+}
