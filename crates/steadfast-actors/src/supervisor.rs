@@ -751,7 +751,12 @@ impl SupervisorState {
             let deadline = Instant::now() + SAVING_AT_MOST;
             for (id, answer) in answers {
                 let saved = tokio::time::timeout_at(deadline, answer).await;
-                ended.enter(id, matches!(saved, Ok(Ok(Ok(())))));
+                let saved = matches!(saved, Ok(Ok(Ok(()))));
+                // One that came to its end meanwhile has nothing left to save, and its actor may be gone.
+                let is_over = !saved && matches!(keeper.head(&id), Ok(Some(session)) if session.phase.is_final());
+                if !is_over {
+                    ended.enter(id, saved);
+                }
             }
             // Those that wait had nothing begun: all in one.
             let mut heads = Vec::new();

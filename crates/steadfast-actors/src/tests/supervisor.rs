@@ -397,6 +397,16 @@ async fn a_shutdown_tells_which_sessions_could_not_be_saved() {
     assert_eq!((ended.saved, ended.not_saved), (vec![], vec![id]));
 }
 
+/// It is over, on disk, and its actor about to end: nothing of it is left to save, and nothing was missed.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_comes_to_its_end_while_all_is_shut_down_is_not_told_as_unsaved() {
+    let mut yard = Yard::start(&all_rounder(&Journal::new())).await;
+    let id = yard.submit("one", "repo").await.unwrap();
+    yard.completes().await;
+    let ended = yard.handle.shutdown("SIGTERM received", async {}).await;
+    assert_eq!((ended.not_saved, yard.phase(&id)), (vec![], Phase::Completed));
+}
+
 /// One issue for all that were interrupted; it is closed when the last of them has gone on.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_files_one_recovery_issue_and_the_last_session_that_goes_on_closes_it() {

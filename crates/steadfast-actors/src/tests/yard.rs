@@ -305,6 +305,15 @@ impl Yard {
         assert_eq!(faults, 0, "{:?}", record.issues);
     }
 
+    /// Waits until a session tells that it is completed, and not longer: its actor is there then.
+    pub(super) async fn completes(&mut self) {
+        loop {
+            if let Event::SessionMoved { phase: Phase::Completed, .. } = &*self.events.recv().await.unwrap() {
+                return;
+            }
+        }
+    }
+
     pub(super) fn session_actors(&self) -> Vec<ActorRef<SessionMsg>> {
         children(&self.handle.supervisor())
     }
