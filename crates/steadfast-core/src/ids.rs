@@ -310,6 +310,14 @@ mod tests {
     }
 
     #[test]
+    fn a_sessions_trace_has_the_same_id_in_every_version() {
+        let session = SessionId::parse("s00000000000-000000").unwrap();
+        // Computed apart from this code, which gives the published value of FNV-1a for "foobar".
+        assert_eq!(format!("{:032x}", session.trace_id()), "68fca9b2488ade1472ccff7a802889b9");
+        assert_eq!((AttemptId::new(0).get(), AttemptId::new(0xab).to_string().as_str()), (1, "00000000000000ab"));
+    }
+
+    #[test]
     fn idea_ids_are_fit_for_a_branch_name() {
         for good in ["002-feature", "a", "x.y_z-1"] {
             assert!(IdeaId::new(good).is_ok(), "{good}");
