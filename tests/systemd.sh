@@ -194,7 +194,7 @@ c systemctl restart steadfast
 submit 4 >/dev/null
 pid=$(property MainPID)
 mark=$(c date +%s)
-hangs() { c journalctl -u steadfast -o cat --since "@$mark" | grep -q 'hangs on purpose'; }
+hangs() { c journalctl -u steadfast -o cat --since "@$mark" | grep -q 'a fault on purpose'; }
 barks() { c journalctl -u steadfast -o cat --since "@$mark" | grep -q 'Watchdog timeout'; }
 check "the supervisor hangs (the rest runs)" "" until_true 40 hangs
 begun=$(now)
