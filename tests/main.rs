@@ -20,6 +20,7 @@ mod events;
 mod failover;
 mod foreground;
 mod github;
+mod history;
 mod http_api;
 mod kills;
 mod logs;

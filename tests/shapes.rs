@@ -62,16 +62,32 @@ fn report(files: Option<Value>, review: Value, checks: Value, issues: Value) -> 
         "index": "whole", "name": "text", "status": "text", "successRate": "number|null", "verdict": "text|null",
         "commit": "text|null", "approved": "bool|null", "checks": checks, "review": review,
     });
+    let with_history = files.is_some();
     if let Some(files) = files {
         milestone["files"] = files;
     }
-    json!({
+    let mut report = json!({
         "sessionId": "text", "ideaId": "text", "title": "text", "phase": "text", "success": "bool", "partial": "bool",
         "degraded": "bool", "currentMilestone": "whole", "interrupted": "bool", "emergency_shutdown": "bool",
         "shutdown_at": "text|null", "interrupt_reason": "text|null", "can_resume": "bool", "error": "text|null",
         "repo": "text", "branch": "text", "createdAt": "text", "updatedAt": "text",
         "spent": { "calls": "whole", "inputTokens": "whole", "outputTokens": "whole", "cost": "number" },
         "milestones": [milestone], "issues": issues,
+    });
+    if with_history {
+        report["history"] = json!([step()]);
+    }
+    report
+}
+
+fn step() -> Value {
+    json!({
+        "role": "text", "milestone": "whole|null", "round": "whole", "file": "text|null", "model": "text|null",
+        "fallback": "bool", "attempts": [{
+            "model": "text", "outcome": "text", "error": "text|null", "durationMs": "whole", "inputTokens": "whole",
+            "outputTokens": "whole",
+        }],
+        "calls": "whole", "durationMs": "whole", "inputTokens": "whole", "outputTokens": "whole", "cost": "number",
     })
 }
 
@@ -167,6 +183,7 @@ fn a_report_has_the_keys_of_the_specification_in_run_show_and_sessions() {
     fits(&listed, &json!([report(None, review(), checks(), json!([issue()]))]));
     let mut without_files = ran;
     without_files["milestones"][0].as_object_mut().unwrap().remove("files");
+    without_files.as_object_mut().unwrap().remove("history");
     assert_eq!(listed, json!([without_files]));
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Invariant: what [`Keeper::save`] has acknowledged survives a power cut.
 
+mod history;
 mod outgoing;
 mod read;
 mod recover;
@@ -74,6 +75,7 @@ const PRUNED: RecordKind = RecordKind::new(16, 1, "time of the last retention");
 const RAISES: RecordKind = RecordKind::new(22, 1, "raised timeouts");
 const OUTGOING: RecordKind = RecordKind::new(20, 1, "outbox entry");
 const TROUBLE: RecordKind = RecordKind::new(21, 1, "trouble of a delivery");
+const HISTORY: RecordKind = RecordKind::new(31, 1, "history of a session");
 const MARK: RecordKind = RecordKind::new(13, 1, "index entry");
 
 /// Sessions that are not over, by id, so that a start does not read ten thousand finished ones.
@@ -93,6 +95,11 @@ fn events_key(session: &SessionId, first: u64) -> Key {
 
 fn events_prefix(session: &SessionId) -> Prefix {
     Prefix::metas_named(&format!("events/{session}/"))
+}
+
+/// How a packed session's executions went. A record of its own, so that whoever lists sessions does not read it.
+fn history_key(session: &SessionId) -> Key {
+    Key::meta(&format!("history/{session}"))
 }
 
 /// Undelivered issues, so that the outbox does not read the delivered ones.
@@ -506,6 +513,7 @@ impl Keeper {
         let _packing = if self.issues_of(session)?.is_empty() { None } else { Some(self.shared.packing.lock().await) };
         let Some(record) = self.record(session)? else { return Ok(()) };
         let mut batch = Batch::new();
+        batch.put_value(history_key(session), HISTORY, &self.history(session)?)?;
         batch.delete_all(Prefix::session_parts(session));
         batch.delete(unpacked_mark(session));
         batch.put_value(Key::session_head(session), FINISHED, &record)?;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_core::ids::{ModelId, RepoPath, SessionId};
 use steadfast_core::plan::Plan;
 use steadfast_core::rates::{History, Rates};
-use steadfast_core::session::{Attempt, Milestone, Run, Session, Spent};
+use steadfast_core::session::{Attempt, Milestone, Run, Session, Spent, StepKey, Writer};
 use steadfast_notify::{Alert, Closing, Issue};
 use steadfast_prompt::Idea;
 
@@ -30,6 +30,20 @@ pub struct ExecutionLog {
     /// In order.
     pub attempts: Vec<Attempt>,
     /// What they have cost.
+    pub spent: Spent,
+}
+
+/// How one role execution went: kept with the session when its answers are not needed any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Which.
+    pub step: StepKey,
+    /// Who answered; `None`: nobody has, or not yet.
+    pub writer: Option<Writer>,
+    /// In order; the last one of an execution with an answer gave it.
+    pub attempts: Vec<Attempt>,
+    /// What the execution has cost. Of attempts that were forgotten, because somebody took the session up anew, only this is
+    /// left.
     pub spent: Spent,
 }
 

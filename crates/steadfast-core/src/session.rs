@@ -10,7 +10,8 @@ mod state;
 pub use machine::{Action, AgentTask, Event, Follow, Policy, Run};
 pub use state::{
     AgentDone, AgentFailed, AgentResult, AgentState, Attempt, AttemptOutcome, CheckOutcome, CommitIntent, Identity,
-    Interrupt, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Spent, Stage, StepKey, Target, Writer,
+    Interrupt, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Spent, Stage, StepKey, StepPlace, Target,
+    Writer,
 };
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod control;
 mod documents;
 mod exit;
 mod feed;
+mod history;
 mod logging;
 #[cfg(test)]
 mod manifests;

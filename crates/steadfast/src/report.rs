@@ -3,11 +3,16 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use steadfast_actors::Keeper;
 use steadfast_actors::records::{IssueRecord, Outgoing, OutgoingRecord, SessionRecord, Trouble};
+use steadfast_core::ids::SessionId;
 use steadfast_core::session::{
     AgentResult, AgentState, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Target, Writer,
 };
 use steadfast_core::tally::Verdict;
+
+use crate::exit::{Failure, failed};
+use crate::history::StepReport;
 
 /// `run --json`, `show --json`; without `files` in `sessions --json`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +43,9 @@ pub(crate) struct Report {
     pub(crate) spent: SpentReport,
     pub(crate) milestones: Vec<MilestoneReport>,
     pub(crate) issues: Vec<IssueReport>,
+    /// How each role execution went, in the order of the work; only where the files are named, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) history: Vec<StepReport>,
     /// Records of it that did not verify and are set aside: what they held is missing above.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) damaged: Vec<String>,
@@ -181,12 +189,20 @@ impl Report {
             },
             milestones,
             issues: record.issues.iter().map(IssueReport::new).collect(),
+            history: Vec::new(),
             damaged: Vec::new(),
         }
     }
 }
 
 impl Report {
+    /// Adds how its executions went.
+    pub(crate) fn add_history(&mut self, keeper: &Keeper, id: &SessionId) -> Result<(), Failure> {
+        let history = keeper.history(id).map_err(|error| failed("cannot read the store", &error))?;
+        self.history = history.iter().map(StepReport::new).collect();
+        Ok(())
+    }
+
     /// Whoever reads the store itself holds its lock, so nobody is at work: a session that is not over and was not
     /// interrupted in order ended with its process.
     pub(crate) fn nobody_carries_it(&mut self) {

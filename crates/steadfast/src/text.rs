@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use clap::Parser as _;
 
 use crate::cli::Cli;
+use crate::history::Table;
 use crate::report::{FileReport, MilestoneReport, OutboxReport, Report};
 use crate::wire::{CheckBody, DamagedRecord, ModelRow, RateRow, Reloaded, StatusBody};
 
@@ -44,6 +45,7 @@ pub(crate) fn report(report: &Report) -> String {
         );
         let _ = writeln!(out, "         missing here, or is what was saved before; commits are not touched by that");
     }
+    Table::plan(report).write(&mut out, "  ");
     for one in &report.milestones {
         milestone(&mut out, report, one);
     }
@@ -88,21 +90,25 @@ fn milestone(out: &mut String, report: &Report, milestone: &MilestoneReport) {
     }
     let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
     let _ = writeln!(out, "\n  {}. {}: {}{facts}", milestone.index, milestone.name, standing(report, milestone));
+    let mut table = Table::default();
     for file in milestone.files.iter().flatten() {
-        let _ = writeln!(out, "     {}", file_line(file));
+        table.file(report, milestone, file, file_line(file));
     }
+    table.free(report, milestone);
     for check in &milestone.checks {
-        let _ = writeln!(out, "     check  `{}`: {}", check.command, check.summary);
+        table.line(format!("check  `{}`: {}", check.command, check.summary));
     }
     if let Some(review) = &milestone.review {
         let verdict = if review.approved { "approved" } else { "rejected" };
-        let _ = writeln!(out, "     review {verdict} by {}, quality {}/100", review.model, review.code_quality);
+        let line = format!("review {verdict} by {}, quality {}/100", review.model, review.code_quality);
+        table.review(report, milestone, line);
         for issue in &review.issues {
             let file = issue.file.as_deref().map(|file| format!("{file}: ")).unwrap_or_default();
             let remark = issue.issue.replace('\n', " ");
-            let _ = writeln!(out, "            {}: {file}{remark}", issue.severity);
+            table.line(format!("       {}: {file}{remark}", issue.severity));
         }
     }
+    table.write(out, "     ");
 }
 
 /// A milestone's status in words: `pending` is two things to a person.
@@ -131,7 +137,8 @@ fn file_line(file: &FileReport) -> String {
     format!("{:<6} {}{by}{fallback}{error}", file.status, file.path)
 }
 
-fn outcome(report: &Report) -> String {
+/// Its phase and what is to be known beside it, in a few words.
+pub(crate) fn outcome(report: &Report) -> String {
     let mut words = vec![report.phase.clone()];
     if report.interrupted {
         words.push("interrupted, can go on".to_owned());
@@ -239,8 +246,11 @@ pub(crate) fn status(status: &StatusBody) -> String {
     for (role, models) in roles {
         let _ = writeln!(out, "   {role}:");
         for ModelRow { model, priority, circuit_breaker, retry_in_ms, timeout_raised_by_ms } in models {
-            let test =
-                retry_in_ms.map(|ms| format!(", next test in {}", crate::progress::span(ms))).unwrap_or_default();
+            let test = match retry_in_ms {
+                None => String::new(),
+                Some(0) => ", next test with the next call".to_owned(),
+                Some(ms) => format!(", next test in {}", crate::progress::span(*ms)),
+            };
             let raised = timeout_raised_by_ms
                 .map(|ms| format!(", timeout raised by {}", crate::progress::span(ms)))
                 .unwrap_or_default();
@@ -280,7 +290,7 @@ pub(crate) fn status(status: &StatusBody) -> String {
         let _ = writeln!(out, "Store: files that were damaged lie in {newest}");
     }
     let _ = writeln!(out, "Daemon: {}", if status.daemon { "running" } else { "not running" });
-    out
+    harmless(&out)
 }
 
 /// What a check has found.
@@ -378,6 +388,7 @@ mod tests {
             spent: SpentReport { calls: 1, input_tokens: 2, output_tokens: 3, cost: 0.0 },
             milestones,
             issues: Vec::new(),
+            history: Vec::new(),
             damaged: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Usage};
-use crate::ids::{CommitId, IdeaId, ModelId, RepoPath, SessionId};
+use crate::ids::{CommitId, IdeaId, ModelId, RepoPath, Role, SessionId};
 use crate::plan::{Change, PlannedMilestone, Review};
 use crate::tally::FileTally;
 
@@ -190,6 +190,39 @@ impl StepKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A key from its text.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Which execution it names; `None` for a text that is no key of this version.
+    pub fn place(&self) -> Option<StepPlace<'_>> {
+        if self.0 == "plan" {
+            return Some(StepPlace { role: Role::Planner, milestone: None, round: 0, path: None });
+        }
+        let (head, who) = self.0.split_once('/')?;
+        let (milestone, round) = head.strip_prefix('m')?.split_once(".r")?;
+        let (role, path) = match who.split_once('/') {
+            Some(("coder", path)) => (Role::Coder, Some(path).filter(|path| !path.is_empty())),
+            None if who == "reviewer" => (Role::Reviewer, None),
+            Some(_) | None => return None,
+        };
+        Some(StepPlace { role, milestone: Some(milestone.parse().ok()?), round: round.parse().ok()?, path })
+    }
+}
+
+/// Which role execution a [`StepKey`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepPlace<'a> {
+    /// Who is asked.
+    pub role: Role,
+    /// From 1; `None` for the planner.
+    pub milestone: Option<u32>,
+    /// Rounds of fixes before it.
+    pub round: u32,
+    /// For a coder that writes one file.
+    pub path: Option<&'a str>,
 }
 
 impl fmt::Display for StepKey {

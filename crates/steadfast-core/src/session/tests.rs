@@ -1,6 +1,6 @@
 use super::*;
 use crate::fault::Usage;
-use crate::ids::{CommitId, IdeaId, ModelId, RepoPath, SessionId};
+use crate::ids::{CommitId, IdeaId, ModelId, RepoPath, Role, SessionId};
 use crate::plan::{Change, Plan, PlannedFile, PlannedMilestone, RefusedFile, Review, ReviewIssue, Severity};
 use crate::tally::{MinSuccessRate, Verdict};
 
@@ -371,4 +371,17 @@ fn spent_adds_up_without_overflow() {
     let most = Spent { calls: u64::MAX, usage: Usage { input: u64::MAX, output: 1 }, cost_micros: 2 };
     assert_eq!(most.plus(most).calls, u64::MAX);
     assert_eq!(most.tokens(), u64::MAX);
+}
+
+#[test]
+fn a_step_key_tells_which_execution_it_names() {
+    let path = RepoPath::new("src/m/x.rs").unwrap();
+    let place = |role, milestone, round, path| Some(StepPlace { role, milestone, round, path });
+    assert_eq!(StepKey::plan().place(), place(Role::Planner, None, 0, None));
+    assert_eq!(StepKey::coder(7, 2, Some(&path)).place(), place(Role::Coder, Some(7), 2, Some("src/m/x.rs")));
+    assert_eq!(StepKey::coder(1, 0, None).place(), place(Role::Coder, Some(1), 0, None));
+    assert_eq!(StepKey::review(12, 1).place(), place(Role::Reviewer, Some(12), 1, None));
+    for text in ["", "x", "m1/coder/a", "m1.r/reviewer", "m1.r0/writer/a", "m1.r0/reviewer/a"] {
+        assert_eq!(StepKey::from_text(text).place(), None, "{text}");
+    }
 }

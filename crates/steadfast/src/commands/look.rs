@@ -61,6 +61,7 @@ pub(crate) fn one(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Re
     let record = keeper.record(id).map_err(|error| failed("cannot read the store", &error))?;
     let record = record.ok_or_else(|| Failure::NotFound(format!("there is no session {id}")))?;
     let mut report = Report::new(&record, policy, true);
+    report.add_history(keeper, id)?;
     report.damaged = keeper.damaged(id).map_err(|error| failed("cannot read the store", &error))?;
     Ok(report)
 }
@@ -149,7 +150,8 @@ pub(crate) fn now_minute() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_second() / 60).unwrap_or(0)
 }
 
-fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
+/// What the store alone says: how everything stood when it was saved last.
+pub(crate) fn from_store(setup: &Setup, keeper: &Keeper) -> Result<StatusBody, Failure> {
     let (clients, breaker) = (setup.clients(), setup.breaker());
     let rates = keeper.rates().map_err(|error| failed("cannot read the store", &error))?;
     let timeouts = match setup.config.failover.auto_timeout {

@@ -184,7 +184,8 @@ fn report(global: &Global, keeper: &Keeper, session: &SessionId, failed_for_good
         })?
         .ok_or_else(|| Failure::Failed(format!("session {session} is not in the store")))?;
     let policy = keeper.policy();
-    let report = Report::new(&record, policy, true);
+    let mut report = Report::new(&record, policy, true);
+    report.add_history(keeper, session)?;
     if global.json {
         print_json(&report)?;
     } else {
