@@ -35,5 +35,6 @@ mod shapes;
 mod signals;
 mod store;
 mod sync_order;
+mod terminal;
 mod traces;
 mod units;

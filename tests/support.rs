@@ -206,7 +206,7 @@ impl World {
     }
 
     /// The program with nothing of this machine's in its environment but the path to programs.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
         command.env_clear().env("HOME", self.path("home")).current_dir(self.dir.path());
         if let Some(path) = std::env::var_os("PATH") {

@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Print the address of the daemon's dashboard with its token, and open it where there is a desktop
     Dashboard(DashboardArgs),
+    /// Watch everything on the whole terminal: sessions, models, events, rates, outbox; ? shows the keys
+    Top,
     /// Reset breakers, or try a tuning
     #[command(subcommand)]
     Breaker(BreakerCommand),
@@ -152,6 +154,9 @@ pub(crate) struct EventsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Stay and show every change, until q or Ctrl-C; with --json one document a line
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) watch: bool,
     /// Exit with 1 when something is critical
     #[arg(long)]
     pub(crate) check: bool,

@@ -18,6 +18,9 @@ use crate::wire::ErrorBody;
 /// How long a daemon may take to answer. Saving a session waits for a disk, nothing else.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A stream in which not even a sign of life comes for so long has ended; there is one every 15 s.
+const SILENCE_AT_MOST: Duration = Duration::from_secs(50);
+
 /// How long a starting daemon is waited for while it holds the store's lock (SPEC 10).
 const STARTING_AT_MOST: Duration = Duration::from_secs(10);
 /// How long one is waited for that does not hold it yet.
@@ -91,10 +94,18 @@ impl Client {
         true
     }
 
-    /// Asks for server-sent events.
+    /// Asks for server-sent events, from now on.
     pub(crate) async fn stream(&self, path: &str) -> Result<EventStream, Failure> {
+        self.stream_after(path, None).await
+    }
+
+    /// The same; `last`: the event that was seen last, so that what came behind it and is still in the daemon's memory
+    /// comes first.
+    pub(crate) async fn stream_after(&self, path: &str, last: Option<u64>) -> Result<EventStream, Failure> {
         let failed = |error: anyhow::Error| Failure::Failed(format!("cannot talk to the daemon: {error}"));
-        let begun = self.send(Method::GET, path, Bytes::new(), "text/event-stream").await.map_err(failed)?;
+        let mut headers = vec![("accept", "text/event-stream".to_owned())];
+        headers.extend(last.map(|last| ("last-event-id", last.to_string())));
+        let begun = self.send(Method::GET, path, Bytes::new(), &headers).await.map_err(failed)?;
         let (response, connection) = begun;
         if !response.status().is_success() {
             return Err(Failure::Failed(format!("the daemon answers {}", response.status())));
@@ -130,7 +141,7 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
-        let (answer, _connection) = self.send(method, path, body, "application/json").await?;
+        let (answer, _connection) = self.send(method, path, body, &[("accept", "application/json".to_owned())]).await?;
         let status = answer.status();
         Ok((status, answer.into_body().collect().await?.to_bytes()))
     }
@@ -140,7 +151,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-        accept: &str,
+        headers: &[(&str, String)],
     ) -> anyhow::Result<(Response<Incoming>, Connection)> {
         let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -150,10 +161,9 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "localhost")
-            .header("content-type", "application/json")
-            .header("accept", accept)
-            .body(Full::new(body))?;
-        Ok((sender.send_request(request).await?, connection))
+            .header("content-type", "application/json");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        Ok((sender.send_request(request.body(Full::new(body))?).await?, connection))
     }
 }
 
@@ -187,7 +197,7 @@ impl EventStream {
                 }
                 continue;
             }
-            let frame = self.body.frame().await?.ok()?;
+            let frame = tokio::time::timeout(SILENCE_AT_MOST, self.body.frame()).await.ok()??.ok()?;
             self.rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
         }
     }

@@ -13,3 +13,5 @@ pub(crate) mod outbox;
 pub(crate) mod run;
 pub(crate) mod sim;
 pub(crate) mod store;
+pub(crate) mod top;
+pub(crate) mod watch;

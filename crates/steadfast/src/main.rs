@@ -11,6 +11,7 @@ mod documents;
 mod exit;
 mod feed;
 mod history;
+mod link;
 mod logging;
 #[cfg(test)]
 mod manifests;
@@ -18,11 +19,13 @@ mod metrics;
 mod page;
 mod progress;
 mod report;
+mod screen;
 mod service_manager;
 mod setup;
 mod signals;
 mod story;
 mod text;
+mod top;
 mod traces;
 mod wire;
 
@@ -32,7 +35,7 @@ use std::sync::OnceLock;
 
 use clap::Parser as _;
 
-use crate::cli::{BreakerCommand, Cli, Command, ConfigCommand, OutboxCommand, StoreCommand};
+use crate::cli::{BreakerCommand, Cli, Command, ConfigCommand, OutboxCommand, StatusArgs, StoreCommand};
 use crate::exit::{Failure, Outcome};
 
 fn main() -> ExitCode {
@@ -76,8 +79,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Sessions(args) => light(commands::look::sessions(global, &args)),
         Command::Show { id } => light(commands::look::show(global, &id)),
         Command::Events(args) => light(commands::events::events(global, &args)),
+        Command::Status(StatusArgs { watch: true, .. }) => light(commands::watch::watch(global)),
         Command::Status(args) => light(commands::look::status(global, &args)),
         Command::Dashboard(args) => light(commands::dashboard::dashboard(global, args)),
+        Command::Top => light(commands::top::top(global)),
         Command::Outbox(OutboxCommand::List) => light(commands::outbox::list(global)),
         Command::Outbox(OutboxCommand::Flush) => light(commands::outbox::flush(global)),
         Command::Breaker(BreakerCommand::Reset { model }) => light(commands::breaker::reset(global, model)),
@@ -124,12 +129,17 @@ static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
 
 /// Prints a result on standard output. A reader that has gone wants no more; a full disk makes the command fail in the end.
 pub(crate) fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    if let Err(error) = try_print(text)
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {
         UNWRITTEN.get_or_init(|| error);
     }
+}
+
+/// Prints on standard output, for whoever ends when nobody reads it any more.
+pub(crate) fn try_print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// Prints one JSON document on standard output.

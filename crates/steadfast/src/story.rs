@@ -113,6 +113,14 @@ pub(crate) fn event_line(event: &serde_json::Value) -> String {
         }
         "issue_filed" => format!("issue filed: {}", text("title")),
         "interrupted" => format!("interrupted: {}; it can go on from here", text("reason")),
+        "actor_failed" => {
+            let next = if is("restarted") { "started again" } else { "given up" };
+            format!("{} failed: {}; {next}", text("actor"), text("error"))
+        }
+        "paused" if event["reason"].is_null() => "there is room again; it goes on".to_owned(),
+        "paused" => format!("paused: {}", text("reason")),
+        "shutdown" => format!("shutdown: {}", text("step")),
+        "missed" => format!("{} came too fast to be told", n_of(number("events") as usize, "event")),
         other => format!("{}: {event}", other.replace('_', " ")),
     };
     harmless(&format!("{}  {what}", when(event))).replace('\n', " ")

@@ -95,7 +95,7 @@ pub(crate) struct Reloaded {
 }
 
 /// `status --json` (SPEC 13).
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct StatusBody {
     /// A daemon answered.
     pub(crate) daemon: bool,
@@ -110,6 +110,17 @@ pub(crate) struct StatusBody {
     pub(crate) sessions: SessionCounts,
     pub(crate) outbox: OutboxCounts,
     pub(crate) store: StoreStatus,
+}
+
+impl StatusBody {
+    /// Runs the times to the next tests down by `passed`; `None`: leaves them out.
+    pub(crate) fn age(&mut self, passed: Option<Duration>) {
+        let roles = [&mut self.roles.planner, &mut self.roles.coder, &mut self.roles.reviewer];
+        for row in roles.into_iter().flatten() {
+            let left = |ms: u64, passed: Duration| ms.saturating_sub(passed.as_millis() as u64);
+            row.retry_in_ms = row.retry_in_ms.and_then(|ms| passed.map(|passed| left(ms, passed)));
+        }
+    }
 }
 
 /// How the store came out of its last opening.
