@@ -34,8 +34,11 @@ const RECENT: usize = 4096;
 /// Events wait so long for others before they are handed to those who watch: one write to each of them costs the same for one
 /// event and for thirty, and thirty come within milliseconds of each other.
 const GATHER: Duration = Duration::from_millis(20);
-/// And it is not done more often than this. Together they are a third of what an event may take to a page (300 ms).
+/// And it is not done more often than this: a third of what an event may take to a page (300 ms).
 const HAND_OUT_EVERY: Duration = Duration::from_millis(100);
+/// Nor than this with more watchers than [`MANY`]: what they cost is mostly the number of writes.
+const HAND_OUT_TO_MANY_EVERY: Duration = Duration::from_millis(200);
+const MANY: usize = 32;
 /// Or when there are so many.
 const HAND_OUT_AT: usize = 512;
 /// Handings that a watcher may be behind before it is sent away, to come back with the last number it has seen.
@@ -218,17 +221,20 @@ impl Shared {
         recent.n_waiting
     }
 
-    /// Hands what waits to all who watch.
-    fn hand_out(&self) {
+    /// Hands what waits to all who watch. Answers how long the next time is to wait at least.
+    fn hand_out(&self) -> Duration {
         let mut recent = self.recent();
         let n_waiting = std::mem::take(&mut recent.n_waiting).min(recent.entries.len());
-        if let Some(watchers) = self.watchers().as_ref().filter(|watchers| watchers.receiver_count() > 0) {
+        let watchers = self.watchers();
+        let n_watchers = watchers.as_ref().map_or(0, Sender::receiver_count);
+        if let Some(watchers) = watchers.as_ref().filter(|_| n_watchers > 0) {
             let first = recent.entries.len() - n_waiting;
             if let Some(batch) = Batch::new(recent.entries.range(first..).cloned().collect()) {
                 // Fails only when the last watcher has just gone.
                 let _ = watchers.send(batch);
             }
         }
+        if n_watchers > MANY { HAND_OUT_TO_MANY_EVERY } else { HAND_OUT_EVERY }
     }
 }
 
@@ -258,7 +264,8 @@ async fn run(mut events: Receiver<Arc<Event>>, shared: Arc<Shared>, mut stopped:
     let mut waiting: HashMap<SessionId, Waiting> = HashMap::new();
     let mut tick = tokio::time::interval(FLUSH_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut handed_out = Instant::now();
+    // Not before this is anything handed out again.
+    let mut not_before = Instant::now();
     // When what waits is handed out; `None`: nothing waits.
     let mut due: Option<Instant> = None;
     let mut take = |event: Result<Arc<Event>, u64>, waiting: &mut HashMap<SessionId, Waiting>| {
@@ -305,7 +312,7 @@ async fn run(mut events: Receiver<Arc<Event>>, shared: Arc<Shared>, mut stopped:
                 }
                 break;
             }
-            () = tokio::time::sleep_until(due.unwrap_or(handed_out)), if due.is_some() => HAND_OUT_AT,
+            () = tokio::time::sleep_until(due.unwrap_or(not_before)), if due.is_some() => HAND_OUT_AT,
             _ = tick.tick() => {
                 flush(&shared.keeper, &mut waiting);
                 continue;
@@ -314,10 +321,9 @@ async fn run(mut events: Receiver<Arc<Event>>, shared: Arc<Shared>, mut stopped:
         // A flood leaves the other branches no turn: what is due is seen to here.
         let now = Instant::now();
         if n_waiting >= HAND_OUT_AT || due.is_some_and(|due| due <= now) {
-            shared.hand_out();
-            (handed_out, due) = (now, None);
+            (not_before, due) = (now + shared.hand_out(), None);
         } else if due.is_none() {
-            due = Some((now + GATHER).max(handed_out + HAND_OUT_EVERY));
+            due = Some((now + GATHER).max(not_before));
         }
     }
     shared.hand_out();
