@@ -9,14 +9,14 @@ pub(crate) mod encode;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use at_work::{AtWork, Work};
 use axum::body::Bytes;
-use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
+use flate2::{Compress, Compression, FlushCompress};
 use jiff::Timestamp;
 use serde_json::Value;
 use steadfast_actors::{Event, Events, Keeper};
@@ -78,12 +78,19 @@ pub(crate) struct Batch {
     pub(crate) entries: Arc<[Entry]>,
     /// All of them as server-sent events.
     pub(crate) sse: Bytes,
+    /// The same, [`packed`]; made by the first who asks for it.
+    packed: Arc<OnceLock<Bytes>>,
 }
 
 impl Batch {
     fn new(entries: Vec<Entry>) -> Option<Self> {
         let sse = together(&entries)?;
-        Some(Self { entries: entries.into(), sse })
+        Some(Self { entries: entries.into(), sse, packed: Arc::default() })
+    }
+
+    /// For readers who take gzip.
+    pub(crate) fn packed(&self) -> Bytes {
+        self.packed.get_or_init(|| packed(&self.sse)).clone()
     }
 }
 
@@ -95,6 +102,17 @@ pub(crate) fn together<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Opti
     let mut all = [first.sse.as_ref(), second.sse.as_ref()].concat();
     entries.for_each(|entry| all.extend_from_slice(&entry.sse));
     Some(all.into())
+}
+
+/// As DEFLATE blocks (RFC 1951) that end at a byte and look back on nothing before them: such pieces may follow each other in
+/// any stream, so one piece serves all readers.
+pub(crate) fn packed(bytes: &[u8]) -> Bytes {
+    let mut compress = Compress::new(Compression::fast(), false);
+    // Stored blocks, the worst case, add five bytes to each 64 KiB.
+    let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 1000 + 256);
+    let done = compress.compress_vec(bytes, &mut out, FlushCompress::Sync);
+    assert!(done.is_ok() && compress.total_in() == bytes.len() as u64, "packing into memory does not fail");
+    out.into()
 }
 
 /// From where on somebody watches.
