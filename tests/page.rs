@@ -78,6 +78,7 @@ fn a_session_is_watched_live_from_submit_to_done() {
     let Some(browser) = browser() else { return };
     let script = milestone("Write the routes", &["src/a.js", "src/b.js"], &[], &[])
         + &milestone("Say how", &["docs/how.md"], &[], &[])
+        + &rule("role = \"planner\"", "", "{ delay = \"1s\" }")
         + &rule("role = \"coder\", file = \"src/a.js\"", "", "{ delay = \"1s\" }");
     let world = world(&script, &[]);
     let daemon = world.start_daemon();
