@@ -16,6 +16,7 @@ use steadfast_core::ids::{CommitId, IdeaId, RepoPath, Role, SessionId};
 use steadfast_core::plan::{Plan, ReviewIssue};
 use steadfast_core::restart::Restart;
 use steadfast_core::session::{AgentResult, CheckOutcome, Milestone, Run, Session, Stage, StepKey};
+use steadfast_fault_point::{self as fault_point, Point};
 use steadfast_prompt::Idea;
 use steadfast_repo::checks::{CheckOptions, run_check};
 use steadfast_repo::sandbox::Sandbox;
@@ -268,6 +269,7 @@ impl SessionContext {
             let other = repository.free_branch(&context.idea_id).map_err(broken)?;
             context.branch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&other);
             Ok(Some(other))
+            fault_point::reach(Point::Claimed);
         })
         .await
     }
@@ -417,6 +419,7 @@ impl SessionContext {
             let listing = workspace.repository.tree(&base, MAX_LISTED).map_err(broken)?;
             let mut secrets = BTreeSet::new();
             let excluded = listing.entries.iter().filter(|entry| exclude.matches(&entry.path));
+        fault_point::reach(Point::ChecksDone);
             for entry in excluded.filter(|entry| entry.size <= MAX_SECRET_FILE).take(MAX_SECRET_FILES) {
                 let Ok(path) = RepoPath::new(&entry.path) else { continue };
                 // A link or what cannot be read is not shown by a check either.

@@ -20,7 +20,6 @@ mod context;
 mod directory;
 pub mod event;
 #[doc(hidden)]
-pub mod fault_point;
 mod file_agent;
 mod issues;
 mod meter;

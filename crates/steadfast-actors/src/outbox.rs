@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use steadfast_fault_point::{self as fault_point, Point};
 use steadfast_notify::{AlertChannel, DeliveryError, IssueTracker, Retry, Tried};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -290,15 +291,19 @@ fn pause(failures: u32, retry: Retry) -> Duration {
 
 /// Files the issue and makes its receipt durable.
 async fn file(args: &OutboxArgs, record: IssueRecord, tried: Tried) -> Result<Delivered, NotDelivered> {
+    fault_point::reach(Point::DeliveryBefore);
     args.keeper.fence()?;
     let filed = args.tracker.file(record.issue.clone(), tried).await?;
+    fault_point::reach(Point::DeliveryArrived);
     let receipt = Write::Delivered(Box::new(IssueRecord { url: Some(filed.url.clone()), ..record }));
     args.keeper.save(vec![receipt]).await?;
+    fault_point::reach(Point::DeliveryReceipt);
     Ok(Delivered { url: Some(filed.url), note: filed.note, found: filed.found })
 }
 
 /// Closes an issue or sends an alert, and makes the receipt durable.
 async fn send(args: &OutboxArgs, record: OutgoingRecord, tried: Tried) -> Result<Delivered, NotDelivered> {
+    fault_point::reach(Point::DeliveryBefore);
     args.keeper.fence()?;
     let note = match &record.what {
         Outgoing::Closing(closing) => match args.keeper.issue(&closing.issue)?.and_then(|issue| issue.url) {
@@ -313,7 +318,9 @@ async fn send(args: &OutboxArgs, record: OutgoingRecord, tried: Tried) -> Result
             None => Some("not sent: no webhook is configured any more".to_owned()),
         },
     };
+    fault_point::reach(Point::DeliveryArrived);
     let receipt = OutgoingRecord { receipt: Some(note.clone().unwrap_or_default()), ..record };
     args.keeper.save(vec![Write::Sent(Box::new(receipt))]).await?;
+    fault_point::reach(Point::DeliveryReceipt);
     Ok(Delivered { note, ..Delivered::default() })
 }

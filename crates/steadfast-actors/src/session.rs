@@ -16,6 +16,7 @@ use steadfast_core::session::{
     Action, AgentResult, AgentTask, Event as Happened, Follow, Interrupt, MilestoneStatus, Phase, ReviewOutcome, Run,
     Stage, StepKey, Writer,
 };
+use steadfast_fault_point::{self as fault_point, Point};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -520,7 +521,7 @@ async fn wait_for(savings: Vec<Saving>) -> Result<(), StopReason> {
 
 /// Does one action. Every part of it can be done again.
 async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepared: bool) -> Result<Done, StopReason> {
-    crate::fault_point::reach("session-action").await;
+    fault_point::reach_async(Point::SessionAction).await;
     let milestone = run.milestone.as_ref();
     if !prepared && action != Action::Rest {
         if let Some(other) = context.claim(&run.session).await? {
@@ -548,6 +549,7 @@ async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepa
             return Ok(Done::Rest);
         }
     };
+    fault_point::reach(Point::SessionActionDone);
     Ok(Done::Event(happened))
 }
 

@@ -19,6 +19,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use steadfast_core::ids::{ModelId, Role, SessionId};
 use steadfast_core::restart::{Restart, RestartBudget};
 use steadfast_core::session::{Event as Happened, Interrupt, Phase, Run, Session};
+use steadfast_fault_point::{self as fault_point, Point};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -178,7 +179,7 @@ impl Actor for Supervisor {
                 }
             }
             SupervisorMsg::Ping(reply) => {
-                crate::fault_point::reach("supervisor-ping").await;
+                fault_point::reach_async(Point::SupervisorPing).await;
                 let _ = reply.send(state.beat());
             }
             SupervisorMsg::Configure { settings, reply } => {
@@ -412,7 +413,12 @@ impl SupervisorState {
         self.taken.insert(id.clone(), (session.idea.as_str().to_owned(), session.repo.clone()));
         let keeper = self.args.keeper.clone();
         let writes = vec![Write::Head(Box::new(session)), Write::Idea(id.clone(), Box::new(idea))];
-        let work = async move { keeper.save(writes).await.map_err(|error| error.to_string()) };
+        let work = async move {
+            fault_point::reach(Point::SubmissionBefore);
+            keeper.save(writes).await.map_err(|error| error.to_string())?;
+            fault_point::reach(Point::SubmissionSaved);
+            Ok(())
+        };
         let saved = id.clone();
         let report = move |end: Result<Result<(), String>, String>| SupervisorMsg::Submitted {
             session: saved,

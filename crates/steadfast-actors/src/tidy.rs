@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::{Phase, Session};
+use steadfast_fault_point::{self as fault_point, Point};
 use steadfast_repo::{RepoError, Repository};
 
 use crate::checkpoint_keeper::Keeper;
@@ -44,11 +45,13 @@ pub(crate) async fn all(keeper: &Keeper, state_dir: &Path) {
 /// Packs a completed session, and removes the worktree of a completed or cancelled one. What fails is tried again at the
 /// next start.
 pub(crate) async fn one(keeper: &Keeper, state_dir: &Path, session: &Session) {
-    if session.phase == Phase::Completed
-        && let Err(error) = keeper.archive(&session.id).await
-    {
-        tracing::warn!(session = %session.id, error = %error, "finished session not packed");
-        return;
+    if session.phase == Phase::Completed {
+        fault_point::reach(Point::PackingBefore);
+        if let Err(error) = keeper.archive(&session.id).await {
+            tracing::warn!(session = %session.id, error = %error, "finished session not packed");
+            return;
+        }
+        fault_point::reach(Point::Packed);
     }
     if matches!(session.phase, Phase::Completed | Phase::Cancelled) {
         remove_worktree(state_dir, session).await;

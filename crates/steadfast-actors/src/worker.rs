@@ -14,6 +14,7 @@ use steadfast_core::fault::{CallFault, Fault, Usage};
 use steadfast_core::ids::{AttemptId, ModelId, Role, SessionId};
 use steadfast_core::rates::Counts;
 use steadfast_core::session::{Attempt, AttemptOutcome, Spent, StepKey};
+use steadfast_fault_point::{self as fault_point, Point};
 use steadfast_model::{CallContext, CallRequest, Completion, Prompt};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -451,9 +452,11 @@ impl Round<'_> {
             attempts: std::mem::take(&mut self.log.attempts),
             spent,
         };
+        fault_point::reach(Point::AnswerBefore);
         if let Err(error) = self.args.keeper.save_answer(session, &self.task.step, self.task.attempt, &answer).await {
             return Executed::NotSaved(error.to_string());
         }
+        fault_point::reach(Point::AnswerSaved);
         let counts = Counts { primary: u64::from(!fallback), fallback: u64::from(fallback), ..Counts::default() };
         self.count(counts);
         self.args.events.tell(Event::AttemptSucceeded {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use steadfast_fault_point::{self as fault_point, Point};
+
 use crate::{Closed, Closing, ClosingDone, DeliveryError, Filed, Filing, Issue, IssueTracker, Tried};
 
 /// A file that people have written into is read up to here.
@@ -73,11 +75,16 @@ fn write(folder: &Path, path: &Path, issue: &Issue) -> std::io::Result<Filed> {
 fn put(folder: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.tmp"));
+    fault_point::reach(Point::NotifyFileBefore);
     let mut file = fs::File::create(&temporary)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all())?;
+    fault_point::reach(Point::NotifyFileUnnamed);
     fs::rename(&temporary, path)?;
+    fault_point::reach(Point::NotifyFileNamed);
     // The name is durable only when the folder is.
-    fs::File::open(folder).and_then(|folder| folder.sync_all())
+    fs::File::open(folder).and_then(|folder| folder.sync_all())?;
+    fault_point::reach(Point::NotifyFileSynced);
+    Ok(())
 }
 
 fn close(folder: &Path, path: &Path, closing: &Closing) -> std::io::Result<Closed> {

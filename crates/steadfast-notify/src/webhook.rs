@@ -5,6 +5,7 @@ use std::sync::Arc;
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
+use steadfast_fault_point::{self as fault_point, Point};
 
 use crate::http::{self, Http};
 use crate::{Alert, AlertChannel, DeliveryError, Sending};
@@ -63,7 +64,9 @@ impl Inner {
         let client = self.http.client().await?;
         let body = serde_json::to_vec(&payload(alert)).map_err(|error| DeliveryError::Refused(error.to_string()))?;
         let request = client.post(self.url.clone()).header("content-type", "application/json").body(body);
+        fault_point::reach(Point::NotifyWebhookBefore);
         let response = request.send().await.map_err(|error| self.http.no_answer(&error))?;
+        fault_point::reach(Point::NotifyWebhookAnswered);
         let status = response.status();
         if status.is_success() {
             return Ok(());

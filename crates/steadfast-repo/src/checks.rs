@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use steadfast_fault_point::{self as fault_point, Point};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
@@ -97,7 +98,9 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
         Err(error) => return could_not(error),
     };
     let group = Group::of(&child);
+    fault_point::reach(Point::RepoCheckBegun);
     let note = options.note.as_deref().and_then(|path| Note::write(path, &child));
+    fault_point::reach(Point::RepoCheckNoted);
     let mut tail = Tail::new(options.max_output_bytes);
     let deadline = tokio::time::sleep(options.timeout);
     tokio::pin!(deadline);
@@ -115,7 +118,9 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
     };
     // Also after a good end: a server that a test left running holds the pipe and memory.
     drop(group);
+    fault_point::reach(Point::RepoCheckEnded);
     drop(note);
+    fault_point::reach(Point::RepoCheckForgotten);
     if status.is_none() {
         // It was killed: this only collects it.
         child.wait().await.ok();

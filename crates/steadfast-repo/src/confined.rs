@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, Stat};
 use rustix::io::Errno;
 use steadfast_core::ids::RepoPath;
+use steadfast_fault_point::{self as fault_point, Point};
 
 use crate::error::FileError;
 
@@ -97,6 +98,7 @@ impl ConfinedDir {
             Err(errno) => return Err(io("write", path, errno)),
         };
         let temporary = temporary_name();
+        fault_point::reach(Point::RepoFileBefore);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&parent, &*temporary, flags, Mode::from_raw_mode(0o666 as RawMode))
             .map_err(|errno| io("write", path, errno))?;
@@ -105,7 +107,9 @@ impl ConfinedDir {
                 rustix::fs::fchmod(&fd, mode)?;
             }
             File::from(fd).write_all(bytes)?;
+            fault_point::reach(Point::RepoFileUnnamed);
             rustix::fs::renameat(&parent, &*temporary, &parent, name)?;
+            fault_point::reach(Point::RepoFileWritten);
             Ok(())
         })();
         written.map_err(|source: std::io::Error| {
@@ -132,6 +136,7 @@ impl ConfinedDir {
             }
             Err(errno) => return Err(io("delete", path, errno)),
         }
+        fault_point::reach(Point::RepoFileDeleted);
         let mut rest = path.as_str();
         while let Some((above, _)) = rest.rsplit_once('/') {
             rest = above;

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use git2::{ObjectType, Oid};
 use steadfast_core::ids::{CommitId, RepoPath};
+use steadfast_fault_point::{self as fault_point, Point};
 
 use crate::diff;
 use crate::error::{FileError, RepoError, git_at};
@@ -73,6 +74,7 @@ impl Draft {
         let mut state = self.state();
         state.find(&git, path)?;
         state.laid.insert(path.as_str().to_owned(), Some(bytes.to_vec()));
+        fault_point::reach(Point::RepoDraftWritten);
         Ok(())
     }
 

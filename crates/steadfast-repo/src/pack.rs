@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flate2::{Compress, Compression, FlushCompress, Status};
 use git2::ObjectType;
 use sha1_smol::Sha1;
+use steadfast_fault_point::{self as fault_point, Point};
 
 use crate::error::{RepoError, io_at};
 use crate::objects::NewObject;
@@ -24,6 +25,7 @@ use crate::objects::NewObject;
 /// On an error nothing of it is visible to git, except when the very last sync failed.
 pub(crate) fn store_durably(objects_dir: &Path, objects: &[NewObject], also: Option<&File>) -> Result<(), RepoError> {
     let pack = Pack::build(objects);
+    fault_point::reach(Point::RepoPackBefore);
     let dir = objects_dir.join("pack");
     if !dir.is_dir() {
         fs::create_dir_all(&dir).map_err(io_at("create", &dir))?;
@@ -37,8 +39,10 @@ pub(crate) fn store_durably(objects_dir: &Path, objects: &[NewObject], also: Opt
             let to = dir.join(format!("pack-{}.{suffix}", pack.name));
             fs::rename(from, &to).map_err(io_at("rename", from))
         };
+        fault_point::reach(Point::RepoPackWritten);
         // The index comes last: git takes a pack for present as soon as it sees its index.
         place(&tmp_pack, "pack")?;
+        fault_point::reach(Point::RepoPackNamed);
         place(&tmp_idx, "idx")
     });
     if written.is_err() {
@@ -48,7 +52,10 @@ pub(crate) fn store_durably(objects_dir: &Path, objects: &[NewObject], also: Opt
         }
     }
     written?;
-    sync_dir(&dir)
+    fault_point::reach(Point::RepoPackIndexed);
+    sync_dir(&dir)?;
+    fault_point::reach(Point::RepoPackSynced);
+    Ok(())
 }
 
 /// Writes new files and syncs all side by side: the disk takes them in about the time of one.

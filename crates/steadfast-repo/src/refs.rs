@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use git2::Oid;
 use steadfast_core::ids::CommitId;
 
+use steadfast_fault_point::{self as fault_point, Point};
 use crate::error::{RepoError, git_at, io_at};
 use crate::objects::Author;
 use crate::pack::sync_dir;
@@ -103,7 +104,9 @@ pub(crate) fn begin(repo: &git2::Repository, change: &Move<'_>) -> Result<Begun,
     // Two processes may begin a branch at the same commit; nobody but this session makes the commit of a later move.
     let only_ours = change.from.is_some();
     let lock = Lock::take(&path, &format!("{}\n", change.to), change.branch, only_ours)?;
+    fault_point::reach(Point::RepoBranchBefore);
     let found = tip(repo, change.branch)?;
+    fault_point::reach(Point::RepoBranchLocked);
     if found == Some(change.to) {
         // The move may have been done by a process that was killed before it was durable.
         if path.is_file() {
@@ -144,12 +147,15 @@ pub(crate) fn finish(repo: &git2::Repository, change: &Move<'_>, locked: Locked)
     for parent in made {
         sync_dir(&parent)?;
     }
+        fault_point::reach(Point::RepoReflogWritten);
     Ok(())
 }
+    fault_point::reach(Point::RepoBranchMoved);
 
 /// Makes the directories of a reference. The ones that must be synced for that: the parents of those that were made.
 fn make_dirs(dir: &Path, change: &Move<'_>) -> Result<Vec<PathBuf>, RepoError> {
     let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.is_dir()).collect();
+    fault_point::reach(Point::RepoBranchSynced);
     fs::create_dir_all(dir).map_err(|error| match error.kind() {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => RepoError::BranchBlocked {
             branch: change.branch.to_owned(),

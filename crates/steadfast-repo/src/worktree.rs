@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use git2::build::CheckoutBuilder;
 use steadfast_core::ids::{CommitId, RepoPath, SessionId};
+use steadfast_fault_point::{self as fault_point, Point};
 
 use crate::confined::ConfinedDir;
 use crate::diff;
@@ -61,16 +62,21 @@ impl Repository {
         let dir = std::path::absolute(dir).map_err(io_at("find", dir))?;
         let git = self.git();
         let tip = claim_branch(&git, branch, at)?;
+        fault_point::reach(Point::RepoWorktreeBefore);
         let admin = admin_dir(self.git_dir(), &dir)?;
+        fault_point::reach(Point::RepoWorktreeAdmin);
         let is_new = !dir.exists();
         fs::create_dir_all(&dir).map_err(io_at("create", &dir))?;
+        fault_point::reach(Point::RepoWorktreeFolder);
         write_links(&dir, &admin, branch)?;
+        fault_point::reach(Point::RepoWorktreeLinked);
         let linked = git2::Repository::open(&admin).map_err(git_at("open the worktree"))?;
         drop(git);
         let worktree = Worktree { dir, branch: branch.to_owned(), git: Mutex::new(linked), admin };
         // The index is the last thing that a checkout writes.
         if !worktree.admin.join("index").exists() {
             worktree.check_out(&tip, is_new)?;
+            fault_point::reach(Point::RepoWorktreeCheckedOut);
         }
         Ok(worktree)
     }
@@ -230,7 +236,9 @@ fn ensure_content(path: &Path, content: &[u8]) -> Result<(), RepoError> {
         // A link or folder in its place must not lead the write elsewhere.
         remove_all(path)?;
     }
-    fs::write(path, content).map_err(io_at("write", path))
+    fs::write(path, content).map_err(io_at("write", path))?;
+    fault_point::reach(Point::RepoWorktreeLink);
+    Ok(())
 }
 
 /// Removes what has another type than the commit has at its place: a link where a folder or a file belongs, a folder where
@@ -318,7 +326,9 @@ impl Worktree {
         fs::create_dir_all(&self.admin).map_err(io_at("create", &self.admin))?;
         self.clear_locks()?;
         write_links(&self.dir, &self.admin, &self.branch)?;
-        self.check_out(commit, false)
+        self.check_out(commit, false)?;
+        fault_point::reach(Point::RepoWorktreeReset);
+        Ok(())
     }
 
     /// `is_new`: the folder is empty, so there is nothing to remove.
@@ -335,6 +345,7 @@ impl Worktree {
             git.checkout_tree(target.as_object(), Some(&mut how)).map_err(git_at("check out the commit"))
         };
         if !is_new {
+        fault_point::reach(Point::RepoWorktreeResetting);
             let tree = target.tree().map_err(git_at("read a tree"))?;
             remove_mismatched(&git, &tree, &self.dir)?;
         }
@@ -363,6 +374,7 @@ impl Worktree {
     ///
     /// # Errors
     /// [`FileError`] for a symbolic link (the file or on the way), a directory, a submodule, more than `max_bytes`, no UTF-8,
+        fault_point::reach(Point::RepoWorktreeTracked);
     /// or a NUL, by which git too tells what is no text.
     pub fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<String>, FileError> {
         let bytes = self.confined("read", path)?.read(path, max_bytes)?;

@@ -9,6 +9,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use steadfast_fault_point::{self as fault_point, Point};
+
 use crate::batch::Batch;
 use crate::error::{BackendError, StoreError};
 use crate::store::CheckpointStore;
@@ -20,6 +22,8 @@ const MAX_GROUP_BATCHES: usize = 1024;
 /// Housekeeping begins when nobody has written for so long: many an answer of a model takes less, and a short session
 /// is not disturbed then.
 const IDLE: Duration = Duration::from_secs(10);
+/// Both of these for tests of the whole program.
+const HASTY: Duration = Duration::from_millis(5);
 /// Between two steps of housekeeping, so that a batch that comes meanwhile waits for one step at most.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
 
@@ -167,7 +171,8 @@ impl Drop for GroupCommit {
 
 fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>, flushed: &Flushed) {
     // How long to wait for a batch before the next step of housekeeping; `None`: nothing is left to do.
-    let mut patience = Some(IDLE);
+    let (idle, step_pause) = if fault_point::is_hasty() { (HASTY, HASTY) } else { (IDLE, STEP_PAUSE) };
+    let mut patience = Some(idle);
     loop {
         let next = match patience {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -177,7 +182,7 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>, flus
             Ok(job) => job,
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                patience = maintain(store).then_some(STEP_PAUSE);
+                patience = maintain(store).then_some(step_pause);
                 continue;
             }
         };
@@ -222,10 +227,11 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>, flus
         if let Some(answer) = after {
             answer.give(compact(store));
         }
+        fault_point::reach(Point::StoreFrameTold);
         if stop {
             return;
         }
-        patience = result.is_ok().then_some(IDLE);
+        patience = result.is_ok().then_some(idle);
     }
 }
 

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use steadfast_fault_point::{self as fault_point, Point};
+
 use crate::batch::{Batch, Change};
 use crate::error::{BackendError, StoreError};
 use crate::key::{Key, Prefix};
@@ -56,6 +58,8 @@ struct Limits {
 /// forgotten with their sessions before most of them were ever moved to the tree. sled works in segments of 512 KiB and
 /// needs some free ones.
 const LIMITS: Limits = Limits { journal: 32 << 20, pending: 16 << 20, slack: 16 << 20 };
+/// For tests of the whole program, whose short runs shall fold and copy.
+const HASTY_LIMITS: Limits = Limits { journal: 16 << 10, pending: 16 << 10, slack: 0 };
 /// So much is applied at most without a sync.
 const MAX_UNSYNCED_BYTES: u64 = 4 << 20;
 
@@ -158,7 +162,7 @@ impl SledStore {
     /// [`StoreError::ReadOnly`], [`StoreError::PermissionDenied`], [`StoreError::NoSpace`], [`StoreError::NotADirectory`],
     /// [`StoreError::Io`]. Nothing is lost with any of them.
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<(Self, OpenReport), StoreError> {
-        Self::open_with(dir, options, LIMITS)
+        Self::open_with(dir, options, if fault_point::is_hasty() { HASTY_LIMITS } else { LIMITS })
     }
 
     fn open_with(dir: &Path, options: &OpenOptions, limits: Limits) -> Result<(Self, OpenReport), StoreError> {
@@ -242,14 +246,17 @@ impl SledStore {
         };
         inner.replay(&journals, epoch)?;
         let folded = inner.tree_lock().as_ref().map_or(Ok(0), Tree::folded)?;
+        fault_point::reach(Point::StoreEpochBefore);
         // The header makes the epoch durable.
         let journal = Journal::begin_after(dir, &journals, epoch, folded, limits.journal)?;
+        fault_point::reach(Point::StoreEpochRaised);
         if is_new || !report.actions.is_empty() {
             sync_folder(&place)?;
             sync_folder(dir)?;
         }
         Witness::write_open(dir, epoch, journal.number())?;
         heal::clear_mark(dir)?;
+        fault_point::reach(Point::StoreOpened);
         let writer = Writer {
             journal,
             frame: Frame::default(),
@@ -356,8 +363,16 @@ impl Inner {
         if let Some(watch) = self.watch.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             watch(step);
         }
-        #[cfg(not(test))]
-        let _ = step;
+        fault_point::reach(match step {
+            Step::Synced => Point::StoreFrameSynced,
+            Step::Frozen => Point::StoreFrozen,
+            Step::PieceFolded => Point::StorePieceFolded,
+            Step::TreeSynced => Point::StoreTreeSynced,
+            Step::Retired => Point::StoreRetired,
+            Step::Copied => Point::StoreCopied,
+            Step::OldAside => Point::StoreOldAside,
+            Step::Swapped => Point::StoreSwapped,
+        });
     }
 
     /// Reads a record, or the one before it; what does not verify is moved out of the way.

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use steadfast_actors::{Event, Events, Keeper};
 use steadfast_core::ids::SessionId;
+use steadfast_fault_point::{self as fault_point, Point};
 use tokio::sync::broadcast::{self, Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -369,5 +370,6 @@ fn save(keeper: &Keeper, session: &SessionId, waiting: Waiting) {
     }
     let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
     let packed = zlib.write_all(waiting.lines.as_bytes()).and_then(|()| zlib.finish());
+    fault_point::reach(Point::FeedChunk);
     keeper.save_events(session, waiting.first, packed.expect("packing into memory does not fail"));
 }

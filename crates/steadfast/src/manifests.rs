@@ -6,8 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a crate may use crates of the layers below its own, and none of its own.
-const LAYERS: [&[&str]; 4] =
-    [&["core"], &["config", "model", "store", "repo", "notify", "prompt"], &["actors"], &["steadfast"]];
+const LAYERS: [&[&str]; 5] = [
+    &["fault-point"],
+    &["core"],
+    &["config", "model", "store", "repo", "notify", "prompt"],
+    &["actors"],
+    &["steadfast"],
+];
 /// Uses none of ours, for it stands in for a stranger's server.
 const ALONE: &str = "sim";
 /// Edges that the layers would allow. Actors get settings and a server's address, never where these come from.

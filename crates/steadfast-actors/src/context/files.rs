@@ -11,6 +11,7 @@ use steadfast_core::plan::{Change, Review, ReviewIssue, Severity};
 use steadfast_core::session::{
     AgentDone, AgentResult, AgentState, CheckOutcome, CommitIntent, Milestone, Run, Session, StepKey, Target,
 };
+use steadfast_fault_point::{self as fault_point, Point};
 use steadfast_prompt::answer::{self, Files};
 use steadfast_repo::{Author, FileChange};
 
@@ -174,6 +175,7 @@ impl SessionContext {
                 .map_err(broken)?;
             let Some(commit) = commit else { return Ok(None) };
             let next = base.after(&commit, &contents, &context.settings.exclude);
+            fault_point::reach(Point::CommitDone);
             *context.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(next));
             Ok(Some(commit))
         })
@@ -208,6 +210,7 @@ impl SessionContext {
         self.keeper.save(vec![write]).await.map_err(|error| StopReason::NotSaved(error.to_string()))?;
         Ok(paths)
     }
+        fault_point::reach(Point::ManualSaved);
 
     fn manual_files(
         &self,

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use steadfast_fault_point::{self as fault_point, Point};
 use tokio::time::Instant;
 
 use super::{http, limits};
@@ -158,7 +159,9 @@ impl Api {
             if let Some(body) = body {
                 request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
             }
+            fault_point::reach(Point::NotifyGithubBefore);
             let response = request.send().await.map_err(|error| self.http.no_answer(&error))?;
+            fault_point::reach(Point::NotifyGithubAnswered);
             match response.status().as_u16() {
                 // "The request should be repeated verbatim", GitHub says of all of these.
                 301 | 302 | 307 | 308 => url = self.elsewhere(location(&response))?,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
+use steadfast_fault_point::{self as fault_point, Point};
+
 use super::journal::{self, Journal};
 use super::pending::{Entry, Table};
 use super::tree::{Fold, Tree};
@@ -288,7 +290,8 @@ impl SledStore {
         let folded = self.inner.tree_lock().as_ref().map_or(Ok(0), Tree::folded)?;
         if let Some(tree) = self.inner.tree_lock_mut().take() {
             drop(tree);
-            if writer.folded > SNAPSHOT_BYTES {
+            if writer.folded > SNAPSHOT_BYTES || fault_point::is_hasty() {
+                fault_point::reach(Point::StoreSnapshotBefore);
                 // sled writes its snapshot when it opens.
                 drop(Tree::open(&path, Arc::clone(&self.inner.broken))?);
             }
@@ -297,3 +300,5 @@ impl SledStore {
         Ok(())
     }
 }
+                fault_point::reach(Point::StoreSnapshotWritten);
+        fault_point::reach(Point::StoreClosed);

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
+use steadfast_fault_point::{self as fault_point, Point};
 
 use super::sync_folder;
 use crate::batch::Change;
@@ -222,8 +223,11 @@ impl Journal {
             // A frame of an earlier use must not pass for a first one that did not come through.
             bytes.resize(2 * BLOCK as usize, 0);
         }
+        fault_point::reach(Point::StoreJournalBefore);
         self.file.write_all_at(&bytes, 0).map_err(failed)?;
+        fault_point::reach(Point::StoreJournalWritten);
         self.file.sync_data().map_err(failed)?;
+        fault_point::reach(Point::StoreJournalBegun);
         (self.header, self.has_grown) = (header, false);
         self.number = number;
         self.end = BLOCK;
@@ -297,7 +301,9 @@ impl Journal {
     pub(super) fn write(&mut self, frame: &mut Frame, sequence: u64) -> std::io::Result<()> {
         let reserved = self.reserved.max(self.end + frame.space());
         let bytes = frame.seal(self.number, sequence, reserved);
+        fault_point::reach(Point::StoreFrameBefore);
         self.file.write_all_at(bytes, self.end)?;
+        fault_point::reach(Point::StoreFrameWritten);
         self.file.sync_data()?;
         self.end += bytes.len() as u64;
         self.reserved = reserved;
@@ -307,6 +313,7 @@ impl Journal {
             // this need not be synced; without it the next start just knows less.
             self.header.file_bytes = self.reserved;
             let _ = self.file.write_all_at(&file_header(self.header), 0);
+            fault_point::reach(Point::StoreJournalGrown);
         }
         Ok(())
     }
@@ -531,8 +538,12 @@ fn parse(mut bytes: &[u8]) -> Option<Vec<Change>> {
 
 /// Forgets a journal whose changes are in the tree.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    fault_point::reach(Point::StoreJournalRemoving);
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::from_io("remove", path, &error)),
-        _ => path.parent().map_or(Ok(()), sync_folder),
+        _ => {
+            fault_point::reach(Point::StoreJournalRemoved);
+            path.parent().map_or(Ok(()), sync_folder)
+        }
     }
 }

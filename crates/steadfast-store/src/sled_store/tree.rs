@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use steadfast_fault_point::{self as fault_point, Point};
+
 use super::envelope::{self, Envelope};
 use super::pending::{Entry, Previous, Table};
 use super::{STORE_KEY, heal, is_internal, translate};
@@ -74,11 +76,15 @@ impl Tree {
     /// Returns when everything that was applied is on disk: sled's own flush is followed by a `fdatasync` of its file, for
     /// sled 0.34.7 uses `sync_file_range`, which is no protection against a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
+        fault_point::reach(Point::StoreTreeFlushing);
         let failed = match heal::quietly(|| self.db.flush()) {
-            Ok(Ok(_bytes)) => match self.file.sync_data() {
-                Ok(()) => return Ok(()),
-                Err(error) => BackendError::new(error),
-            },
+            Ok(Ok(_bytes)) => {
+                fault_point::reach(Point::StoreTreeFlushed);
+                match self.file.sync_data() {
+                    Ok(()) => return Ok(()),
+                    Err(error) => BackendError::new(error),
+                }
+            }
             Ok(Err(error)) => BackendError::new(error),
             Err(_panic) => BackendError::new("sled panicked"),
         };

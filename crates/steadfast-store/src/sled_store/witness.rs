@@ -9,6 +9,8 @@
 use std::fs;
 use std::path::Path;
 
+use steadfast_fault_point::{self as fault_point, Point};
+
 use super::journal;
 use super::tree::Tree;
 use crate::error::StoreError;
@@ -76,8 +78,12 @@ impl Witness {
         let body = format!("{first}\njournal {journal}\n");
         let text = format!("{body}check {:08x}\n", crc32fast::hash(body.as_bytes()));
         let temporary = dir.join(".epoch.tmp");
+        fault_point::reach(Point::StoreWitnessBefore);
         fs::write(&temporary, text)?;
-        fs::rename(&temporary, dir.join(NAME))
+        fault_point::reach(Point::StoreWitnessUnnamed);
+        fs::rename(&temporary, dir.join(NAME))?;
+        fault_point::reach(Point::StoreWitnessWritten);
+        Ok(())
     }
 
     /// Refuses when a later opening than `own` has raised the epoch. The lock keeps others out as long as its file is the one
