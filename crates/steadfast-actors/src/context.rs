@@ -248,6 +248,11 @@ impl SessionContext {
         }
     }
 
+    /// Refuses when another process has taken the store over: then nothing outside may be changed.
+    fn fence(&self) -> Result<(), StopReason> {
+        self.keeper.fence().map_err(|error| StopReason::NotSaved(error.to_string()))
+    }
+
     pub(crate) fn branch(&self) -> String {
         self.branch.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -261,7 +266,10 @@ impl SessionContext {
         let context = Arc::clone(self);
         self.blocking(move || {
             let repository = Repository::open(&context.repo_dir).map_err(broken)?;
+            fault_point::reach(Point::ClaimBefore);
+            context.fence()?;
             let claimed = repository.claim_for(&context.session, &context.branch(), &context.base).map_err(broken)?;
+            fault_point::reach(Point::Claimed);
             if claimed {
                 *context.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(repository);
                 return Ok(None);
@@ -269,7 +277,6 @@ impl SessionContext {
             let other = repository.free_branch(&context.idea_id).map_err(broken)?;
             context.branch.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&other);
             Ok(Some(other))
-            fault_point::reach(Point::Claimed);
         })
         .await
     }
@@ -282,6 +289,7 @@ impl SessionContext {
     }
 
     fn prepare_now(&self, session: &Session, milestone: Option<&Milestone>) -> Result<(), StopReason> {
+        self.fence()?;
         let workspace = match self.workspace.get() {
             Some(workspace) => Arc::clone(workspace),
             None => {
@@ -356,6 +364,7 @@ impl SessionContext {
         self.blocking(move || {
             let tip = workspace.repository.branch_tip(&context.branch()).map_err(broken)?;
             let tip = tip.ok_or_else(|| StopReason::Broken(format!("branch {} is gone", context.branch())))?;
+            context.fence()?;
             workspace.reset_to(&tip).map_err(broken)?;
             let base = context.snapshot(&workspace, &tip)?;
             context.write_out(&workspace, &base, &milestone)
@@ -390,6 +399,8 @@ impl SessionContext {
         };
         let secrets = self.secrets.get_or_try_init(|| self.secrets()).await?;
         let mut outcomes = Vec::with_capacity(self.settings.checks.len());
+        fault_point::reach(Point::ChecksBefore);
+        self.fence()?;
         for command in &self.settings.checks {
             let session = self.session.clone();
             self.events.tell(Event::Checking { session, milestone, command: command.clone() });
@@ -408,6 +419,7 @@ impl SessionContext {
             });
             outcomes.push(check);
         }
+        fault_point::reach(Point::ChecksDone);
         Ok(outcomes)
     }
 
@@ -419,7 +431,6 @@ impl SessionContext {
             let listing = workspace.repository.tree(&base, MAX_LISTED).map_err(broken)?;
             let mut secrets = BTreeSet::new();
             let excluded = listing.entries.iter().filter(|entry| exclude.matches(&entry.path));
-        fault_point::reach(Point::ChecksDone);
             for entry in excluded.filter(|entry| entry.size <= MAX_SECRET_FILE).take(MAX_SECRET_FILES) {
                 let Ok(path) = RepoPath::new(&entry.path) else { continue };
                 // A link or what cannot be read is not shown by a check either.

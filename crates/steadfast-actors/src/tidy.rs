@@ -53,7 +53,7 @@ pub(crate) async fn one(keeper: &Keeper, state_dir: &Path, session: &Session) {
         }
         fault_point::reach(Point::Packed);
     }
-    if matches!(session.phase, Phase::Completed | Phase::Cancelled) {
+    if matches!(session.phase, Phase::Completed | Phase::Cancelled) && keeper.fence().is_ok() {
         remove_worktree(state_dir, session).await;
     }
 }

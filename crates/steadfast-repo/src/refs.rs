@@ -5,13 +5,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use git2::Oid;
 use steadfast_core::ids::CommitId;
-
 use steadfast_fault_point::{self as fault_point, Point};
+
 use crate::error::{RepoError, git_at, io_at};
 use crate::objects::Author;
 use crate::pack::sync_dir;
@@ -103,10 +104,10 @@ pub(crate) fn begin(repo: &git2::Repository, change: &Move<'_>) -> Result<Begun,
     let made = make_dirs(dir, change)?;
     // Two processes may begin a branch at the same commit; nobody but this session makes the commit of a later move.
     let only_ours = change.from.is_some();
-    let lock = Lock::take(&path, &format!("{}\n", change.to), change.branch, only_ours)?;
     fault_point::reach(Point::RepoBranchBefore);
-    let found = tip(repo, change.branch)?;
+    let lock = Lock::take(&path, &format!("{}\n", change.to), change.branch, only_ours)?;
     fault_point::reach(Point::RepoBranchLocked);
+    let found = tip(repo, change.branch)?;
     if found == Some(change.to) {
         // The move may have been done by a process that was killed before it was durable.
         if path.is_file() {
@@ -131,6 +132,11 @@ impl Locked {
 /// Gives the branch its new value, and makes that durable.
 pub(crate) fn finish(repo: &git2::Repository, change: &Move<'_>, locked: Locked) -> Result<(), RepoError> {
     let Locked { lock, path, made } = locked;
+    fault_point::reach(Point::RepoBranchMoving);
+    if !lock.is_held() {
+        // This process was taken for dead: the lock that lies there, if any, belongs to somebody else.
+        return Err(RepoError::BranchLocked { branch: change.branch.to_owned(), lock: lock.path.clone() });
+    }
     if path.is_dir() {
         // git leaves empty directories of deleted references behind and removes them when the name is wanted.
         remove_empty_dirs(&path).map_err(|_| RepoError::BranchBlocked {
@@ -141,21 +147,21 @@ pub(crate) fn finish(repo: &git2::Repository, change: &Move<'_>, locked: Locked)
     if repo.config().and_then(|config| config.get_bool("core.logallrefupdates")).unwrap_or(true) {
         // Before the branch is there: whoever finds it finds whose it is. Else the log is a convenience for the user.
         append_reflog(repo.commondir(), change).ok();
+        fault_point::reach(Point::RepoReflogWritten);
     }
     lock.commit(&path)?;
+    fault_point::reach(Point::RepoBranchMoved);
     sync_dir(path.parent().expect("a reference lies in refs/heads"))?;
     for parent in made {
         sync_dir(&parent)?;
     }
-        fault_point::reach(Point::RepoReflogWritten);
+    fault_point::reach(Point::RepoBranchSynced);
     Ok(())
 }
-    fault_point::reach(Point::RepoBranchMoved);
 
 /// Makes the directories of a reference. The ones that must be synced for that: the parents of those that were made.
 fn make_dirs(dir: &Path, change: &Move<'_>) -> Result<Vec<PathBuf>, RepoError> {
     let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.is_dir()).collect();
-    fault_point::reach(Point::RepoBranchSynced);
     fs::create_dir_all(dir).map_err(|error| match error.kind() {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => RepoError::BranchBlocked {
             branch: change.branch.to_owned(),
@@ -217,6 +223,12 @@ impl Lock {
         }
     }
 
+    /// Whether its file is still the one that was made: a lock that seemed to be left behind may have been taken over.
+    fn is_held(&self) -> bool {
+        let same = |one: &fs::Metadata, other: &fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+        matches!((self.file.metadata(), fs::symlink_metadata(&self.path)), (Ok(one), Ok(other)) if same(&one, &other))
+    }
+
     fn commit(mut self, reference: &Path) -> Result<(), RepoError> {
         fs::rename(&self.path, reference).map_err(io_at("rename", &self.path))?;
         self.done = true;
@@ -226,7 +238,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && self.is_held() {
             // Nothing to be done about a failure; the next one takes an old lock over.
             fs::remove_file(&self.path).ok();
         }

@@ -116,10 +116,16 @@ impl Repository {
         let dir = std::path::absolute(dir).map_err(io_at("find", dir))?;
         let _turn = self.git();
         let admin = admin_dir(self.git_dir(), &dir)?;
-        remove_all(&dir)?;
+        fault_point::reach(Point::RepoWorktreeRemoving);
+        // The empty folder goes last: by it the next start finds what a crash in the middle has left.
+        empty(&dir)?;
+        fault_point::reach(Point::RepoWorktreeEmptied);
         remove_all(&admin)?;
         // Only succeeds for the last worktree; git leaves no empty folder either.
         fs::remove_dir(self.git_dir().join("worktrees")).ok();
+        fault_point::reach(Point::RepoWorktreeAdminGone);
+        remove_all(&dir)?;
+        fault_point::reach(Point::RepoWorktreeGone);
         Ok(())
     }
 }
@@ -264,6 +270,19 @@ fn remove_mismatched(git: &git2::Repository, tree: &git2::Tree<'_>, dir: &Path) 
     Ok(())
 }
 
+/// Removes everything in a folder. What is no folder stays as it is.
+fn empty(dir: &Path) -> Result<(), RepoError> {
+    if !fs::symlink_metadata(dir).is_ok_and(|data| data.is_dir()) {
+        return Ok(());
+    }
+    // Best effort: the removal that follows reports what could not be opened.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).ok();
+    for entry in fs::read_dir(dir).map_err(io_at("read", dir))? {
+        remove_all(&entry.map_err(io_at("read", dir))?.path())?;
+    }
+    Ok(())
+}
+
 /// Removes a file, link or folder. Folders that forbid it (module caches are read-only) are opened first.
 fn remove_all(path: &Path) -> Result<(), RepoError> {
     let remove = || match fs::symlink_metadata(path) {
@@ -324,6 +343,7 @@ impl Worktree {
     pub fn reset_to(&self, commit: &CommitId) -> Result<(), RepoError> {
         fs::create_dir_all(&self.dir).map_err(io_at("create", &self.dir))?;
         fs::create_dir_all(&self.admin).map_err(io_at("create", &self.admin))?;
+        fault_point::reach(Point::RepoWorktreeResetting);
         self.clear_locks()?;
         write_links(&self.dir, &self.admin, &self.branch)?;
         self.check_out(commit, false)?;
@@ -345,7 +365,6 @@ impl Worktree {
             git.checkout_tree(target.as_object(), Some(&mut how)).map_err(git_at("check out the commit"))
         };
         if !is_new {
-        fault_point::reach(Point::RepoWorktreeResetting);
             let tree = target.tree().map_err(git_at("read a tree"))?;
             remove_mismatched(&git, &tree, &self.dir)?;
         }
@@ -355,6 +374,7 @@ impl Worktree {
         if is_new {
             return Ok(());
         }
+        fault_point::reach(Point::RepoWorktreeTracked);
         checkout(true)?;
         git.cleanup_state().map_err(git_at("clean the worktree's state"))
     }
@@ -374,7 +394,6 @@ impl Worktree {
     ///
     /// # Errors
     /// [`FileError`] for a symbolic link (the file or on the way), a directory, a submodule, more than `max_bytes`, no UTF-8,
-        fault_point::reach(Point::RepoWorktreeTracked);
     /// or a NUL, by which git too tells what is no text.
     pub fn read(&self, path: &RepoPath, max_bytes: u64) -> Result<Option<String>, FileError> {
         let bytes = self.confined("read", path)?.read(path, max_bytes)?;

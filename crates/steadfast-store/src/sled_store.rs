@@ -304,10 +304,7 @@ impl SledStore {
         if writer.frame.is_empty() {
             return Ok(());
         }
-        if let Err(fenced) = self.fence() {
-            self.inner.broken.store(true, Ordering::Release);
-            return Err(fenced);
-        }
+        self.inner.refuse_fenced()?;
         if let Err(error) = writer.journal.write(&mut writer.frame, writer.sequence) {
             // After a failed sync the kernel may drop the data and report success the next time: this handle is done for.
             self.inner.broken.store(true, Ordering::Release);
@@ -336,7 +333,18 @@ impl SledStore {
 
 impl Inner {
     fn refuse_broken(&self) -> Result<(), StoreError> {
-        if self.broken.load(Ordering::Acquire) { Err(StoreError::Broken) } else { Ok(()) }
+        if !self.broken.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Where that is the reason, it says more.
+        Witness::fence(&self.dir, self.epoch)?;
+        Err(StoreError::Broken)
+    }
+
+    /// Before anything is written, removed or renamed: by its name it may be another process's by now. Once refused, this
+    /// handle writes nothing any more.
+    fn refuse_fenced(&self) -> Result<(), StoreError> {
+        Witness::fence(&self.dir, self.epoch).inspect_err(|_| self.broken.store(true, Ordering::Release))
     }
 
     fn tables(&self) -> RwLockReadGuard<'_, Tables> {
@@ -534,7 +542,6 @@ impl CheckpointStore for SledStore {
 
     fn maintain(&self) -> Result<bool, StoreError> {
         self.inner.refuse_broken()?;
-        self.fence()?;
         self.step()
     }
 

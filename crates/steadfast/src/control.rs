@@ -11,7 +11,7 @@ pub(crate) mod token;
 
 pub(crate) use server::{Http, Server, serve};
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -147,11 +147,10 @@ async fn guarded(mut response: Response) -> Response {
 }
 
 /// Stops listening, saves every session and ends the actors. Answers what became of the sessions.
-pub(crate) async fn end(control: Arc<Control>, server: Server, socket: &Path, reason: &str) -> ShutDown {
+pub(crate) async fn end(control: Arc<Control>, server: Server, reason: &str) -> ShutDown {
     control.feed.send_away();
-    server.stop().await;
     // The socket goes first, so that nobody finds a process that takes no work.
-    let _ = std::fs::remove_file(socket);
+    server.stop().await;
     control.handle.shutdown(reason, control.feed.finish()).await
 }
 

@@ -168,14 +168,15 @@ impl SessionContext {
             };
             let changes: Vec<(RepoPath, FileChange)> = contents.iter().map(change).collect();
             let repository = &workspace.repository;
-            context.keeper.fence().map_err(|error| StopReason::NotSaved(error.to_string()))?;
+            fault_point::reach(Point::CommitBefore);
+            context.fence()?;
             let (branch, parent) = (&context.branch(), &intent.parent);
             let commit = repository
                 .commit_and_advance(branch, parent, &changes, &intent.message, &author, intent.time_s)
                 .map_err(broken)?;
             let Some(commit) = commit else { return Ok(None) };
-            let next = base.after(&commit, &contents, &context.settings.exclude);
             fault_point::reach(Point::CommitDone);
+            let next = base.after(&commit, &contents, &context.settings.exclude);
             *context.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(next));
             Ok(Some(commit))
         })
@@ -197,6 +198,7 @@ impl SessionContext {
                 let workspace = context.workspace()?;
                 let base = context.snapshot(&workspace, &tip)?;
                 let drafts = context.contents(&workspace, &base, &milestone)?;
+                context.fence()?;
                 workspace.reset_to(&tip).map_err(broken)?;
                 let files = context.manual_files(&milestone, &prompt, drafts)?;
                 for (path, text) in &files {
@@ -208,9 +210,9 @@ impl SessionContext {
         let paths = files.iter().map(|(path, _)| path.clone()).collect();
         let write = Write::Manual(self.session.clone(), work.milestone.index, files);
         self.keeper.save(vec![write]).await.map_err(|error| StopReason::NotSaved(error.to_string()))?;
+        fault_point::reach(Point::ManualSaved);
         Ok(paths)
     }
-        fault_point::reach(Point::ManualSaved);
 
     fn manual_files(
         &self,

@@ -48,6 +48,7 @@ impl Inner {
     ///
     /// A crash in the middle leaves some of it there; the journal is whole until then and is folded once more.
     pub(super) fn fold_table(&self, table: &Table, epoch: u64, folded: u64) -> Result<u64, StoreError> {
+        self.refuse_fenced()?;
         heal::require_space(&self.dir, 2 * table.bytes() as u64)?;
         let mut bytes = 0;
         let mut entries = table.iter().peekable();
@@ -166,6 +167,7 @@ impl SledStore {
     /// Gives the writes another journal and folds the full one in the background. Call [`SledStore::settle`] before.
     pub(super) fn freeze(&self, writer: &mut Writer) -> Result<(), StoreError> {
         self.sync_frame(writer)?;
+        self.inner.refuse_fenced()?;
         let next = match writer.spare.take() {
             Some(journal) => journal,
             None => {
@@ -214,6 +216,7 @@ impl SledStore {
 
     /// One step of housekeeping; answers whether another one may follow.
     pub(super) fn step(&self) -> Result<bool, StoreError> {
+        self.inner.refuse_fenced()?;
         let mut writer = self.writer();
         if writer.helper.as_ref().is_some_and(|helper| !helper.is_finished()) {
             return Ok(true);
@@ -261,12 +264,15 @@ impl SledStore {
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let writer = &mut *writer;
-        if self.inner.broken.load(Ordering::Acquire) {
+        fault_point::reach(Point::StoreClosing);
+        let is_broken = self.inner.broken.load(Ordering::Acquire);
+        let refused = if is_broken { Ok(()) } else { self.inner.refuse_fenced() };
+        if is_broken || refused.is_err() {
             // The thread must not write any more when the lock is let go of.
             if let Some(Helper::Fold(thread)) = writer.helper.take() {
                 let _ = thread.join();
             }
-            return Ok(());
+            return refused;
         }
         if self.inner.tree_lock().is_none() {
             // Closed before.
@@ -294,11 +300,11 @@ impl SledStore {
                 fault_point::reach(Point::StoreSnapshotBefore);
                 // sled writes its snapshot when it opens.
                 drop(Tree::open(&path, Arc::clone(&self.inner.broken))?);
+                fault_point::reach(Point::StoreSnapshotWritten);
             }
         }
         Witness::write_closed(&self.inner.dir, self.inner.epoch, folded);
+        fault_point::reach(Point::StoreClosed);
         Ok(())
     }
 }
-                fault_point::reach(Point::StoreSnapshotWritten);
-        fault_point::reach(Point::StoreClosed);

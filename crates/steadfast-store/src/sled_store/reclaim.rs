@@ -114,6 +114,7 @@ impl Inner {
         let old = self.dir.join("sled.old");
         {
             let mut tree = self.tree_lock_mut();
+            self.refuse_fenced()?;
             if self.n_aside.load(Ordering::Acquire) != n_aside {
                 // A reader has changed the tree after it was copied; the copy is of no use.
                 return remove(&fresh);

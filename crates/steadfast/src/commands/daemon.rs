@@ -79,7 +79,7 @@ async fn serve(global: &Global, setup: Setup, manager: &ServiceManager) -> Outco
     manager.tell(&format!("STOPPING=1\n{stopping}\nEXTEND_TIMEOUT_USEC={extend}"));
     // Nothing but this may be told from here on, and whoever watches holds the engine.
     watching.shutdown().await;
-    let ShutDown { saved, not_saved } = control::end(control, server, &socket, &reason).await;
+    let ShutDown { saved, not_saved } = control::end(control, server, &reason).await;
     if let Some(traces) = traces {
         traces.finish().await;
     }

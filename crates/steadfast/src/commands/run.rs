@@ -110,7 +110,6 @@ async fn resume_one(global: &Global, id: Option<String>, retry: bool) -> Outcome
 pub(crate) struct Foreground {
     control: Arc<Control>,
     server: Server,
-    socket: PathBuf,
     signals: signals::Signals,
     events: Receiver<Arc<Event>>,
     traces: Option<Traces>,
@@ -126,7 +125,7 @@ impl Foreground {
         let socket = socket_path(setup.state_dir());
         let control = Arc::new(Control::new(setup, handle, Serves::OneSession, feed));
         let server = control::serve(&socket, None, Arc::clone(&control)).await?;
-        Ok(Self { control, server, socket, signals, events, traces })
+        Ok(Self { control, server, signals, events, traces })
     }
 
     /// Carries a new session.
@@ -139,13 +138,13 @@ impl Foreground {
 
     /// Ends it, for a reason that the caller has to tell.
     async fn nothing(self, failure: Failure) -> Outcome {
-        control::end(self.control, self.server, &self.socket, "nothing was begun").await;
+        control::end(self.control, self.server, "nothing was begun").await;
         Err(failure)
     }
 
     /// Shows the way of one session until it is over or a signal comes, and prints its report.
     async fn carry(self, global: &Global, session: SessionId) -> Outcome {
-        let Self { control, server, socket, signals, events, traces } = self;
+        let Self { control, server, signals, events, traces } = self;
         // A log tells the same, and whoever reads it wants nothing between its lines.
         let progress = global.log.is_none().then(|| Progress::start(events));
         let mut alarm = control.handle.alarm().subscribe();
@@ -162,7 +161,7 @@ impl Foreground {
         };
         let failed_for_good = matches!(*control.handle.alarm().borrow(), Some(Emergency::Failure(_)));
         let keeper = control.handle.keeper().clone();
-        control::end(control, server, &socket, stopped.as_deref().unwrap_or("the session is over")).await;
+        control::end(control, server, stopped.as_deref().unwrap_or("the session is over")).await;
         if let Some(progress) = progress {
             progress.finish().await;
         }

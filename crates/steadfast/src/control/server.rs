@@ -1,7 +1,7 @@
 //! Listens on the control socket and on TCP, and bounds what a client can take: connections, heads, time.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -99,17 +99,28 @@ impl Http {
 
 /// A server that can be stopped.
 pub(crate) struct Server {
+    /// The socket, and its file's device and number.
+    socket: PathBuf,
+    file: (u64, u64),
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
 }
 
 impl Server {
-    /// Answers what is under way, and no more.
+    /// Answers what is under way, and no more. The socket is gone then.
     pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
         let ended = async { while self.listeners.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+        // A process that took this one for dead may listen there by now.
+        if file_of(&self.socket).ok() == Some(self.file) {
+            let _ = std::fs::remove_file(&self.socket);
+        }
     }
+}
+
+fn file_of(socket: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(socket).map(|data| (data.dev(), data.ino()))
 }
 
 /// Answers on the control socket, and on TCP where that is open. The store's lock is held, so a socket that lies there is a
@@ -125,8 +136,9 @@ pub(crate) async fn serve(socket: &Path, http: Option<Http>, control: Arc<Contro
     // open it.
     let hidden = PathBuf::from(format!("{}.{}", socket.display(), std::process::id()));
     let listener = UnixListener::bind(&hidden).map_err(|error| failed(&what(), &error))?;
-    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&hidden, socket))
+    let file = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| file_of(&hidden))
+        .and_then(|file| std::fs::rename(&hidden, socket).map(|()| file))
         .map_err(|error| failed(&what(), &error))?;
     let (stop, stopped) = watch::channel(false);
     let mut listeners = JoinSet::new();
@@ -139,7 +151,7 @@ pub(crate) async fn serve(socket: &Path, http: Option<Http>, control: Arc<Contro
         };
         listeners.spawn(accept(listener, router(control, Some(Door::new(&token))), own_end, stopped));
     }
-    Ok(Server { stop, listeners })
+    Ok(Server { socket: socket.to_owned(), file, stop, listeners })
 }
 
 /// Accepts until it is stopped, and returns when what was under way is answered.
