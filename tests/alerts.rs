@@ -13,13 +13,13 @@ use crate::support::{World, files_under, milestone, rule, wait_until, within_run
 const SECRET: &str = "T0000-B0000-hunter2hunter2";
 
 /// A webhook that refuses so many alerts first.
-struct Hook {
-    address: String,
+pub(crate) struct Hook {
+    pub(crate) address: String,
     got: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Hook {
-    fn start(refusals: usize) -> Self {
+    pub(crate) fn start(refusals: usize) -> Self {
         let got = Arc::<Mutex<Vec<Value>>>::default();
         let (heard, left) = (Arc::clone(&got), Arc::new(Mutex::new(refusals)));
         let receive = move |body: String| {
@@ -43,6 +43,11 @@ impl Hook {
             tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         });
         Self { address, got }
+    }
+
+    /// Every alert that it took, in order of arrival.
+    pub(crate) fn all(&self) -> Vec<Value> {
+        self.got.lock().unwrap().clone()
     }
 
     fn got(&self, kind: &str) -> Vec<Value> {

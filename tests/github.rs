@@ -16,7 +16,7 @@ fn third_file_fails() -> String {
 }
 
 /// A world whose issues go to a GitHub of its own.
-fn with_github(script: &str, settings: &[(&str, &str)]) -> (World, GithubServer) {
+pub(crate) fn with_github(script: &str, settings: &[(&str, &str)]) -> (World, GithubServer) {
     let server = within_runtime(GithubServer::start);
     let mut world = World::new(script, settings);
     world.configure(&format!(

@@ -18,6 +18,7 @@ mod doctor;
 mod emergencies;
 mod events;
 mod failover;
+mod fault_points;
 mod foreground;
 mod github;
 mod history;
