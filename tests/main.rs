@@ -27,6 +27,7 @@ mod kills;
 mod logs;
 mod page;
 mod partial;
+mod redeem;
 mod refusals;
 mod reload;
 mod repository;

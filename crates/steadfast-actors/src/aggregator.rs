@@ -142,7 +142,7 @@ impl Actor for Aggregator {
 
 impl AggregatorState {
     async fn start_agents(&mut self, myself: &ActorRef<AggregatorMsg>) -> Result<(), ActorProcessingErr> {
-        let most = self.args.context.settings.max_parallel_agents.get();
+        let most = self.args.context.agents_at_once();
         while self.running.len() < most {
             let Some(task) = self.waiting.pop_front() else { return Ok(()) };
             let args = FileAgentArgs {

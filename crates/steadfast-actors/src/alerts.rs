@@ -79,6 +79,8 @@ pub(crate) fn of_transition(
         | Happened::BranchTaken(_)
         | Happened::Resumed
         | Happened::Retried
+        | Happened::Redeem { .. }
+        | Happened::NotRedeemed(_)
         | Happened::Cancelled => return None,
     };
     let fields = [

@@ -73,6 +73,7 @@ const RATE_HISTORY: RecordKind = RecordKind::new(30, 1, "history of the rates");
 const EVENTS: RecordKind = RecordKind::new(17, 1, "events");
 const PRUNED: RecordKind = RecordKind::new(16, 1, "time of the last retention");
 const RAISES: RecordKind = RecordKind::new(22, 1, "raised timeouts");
+const DEBTS: RecordKind = RecordKind::new(23, 1, "debts");
 const OUTGOING: RecordKind = RecordKind::new(20, 1, "outbox entry");
 const TROUBLE: RecordKind = RecordKind::new(21, 1, "trouble of a delivery");
 const HISTORY: RecordKind = RecordKind::new(31, 1, "history of a session");
@@ -100,6 +101,11 @@ fn events_prefix(session: &SessionId) -> Prefix {
 /// How a packed session's executions went. A record of its own, so that whoever lists sessions does not read it.
 fn history_key(session: &SessionId) -> Key {
     Key::meta(&format!("history/{session}"))
+}
+
+/// What a session's stand-ins have done. Not one of its parts: that something was made good is shown as long as it is kept.
+fn debts_key(session: &SessionId) -> Key {
+    Key::meta(&format!("debts/{session}"))
 }
 
 /// Undelivered issues, so that the outbox does not read the delivered ones.
@@ -356,6 +362,10 @@ impl Keeper {
                     self.put_standing(&mut batch, &session, &issue, &reason)?;
                 }
                 Write::WentOn(session, comment, now_ms) => self.went_on(&mut batch, &session, &comment, now_ms)?,
+                Write::Debts(id, debts) => {
+                    batch.put_value(debts_key(&id), DEBTS, &*debts)?;
+                }
+                Write::Close(closing, now_ms) => outgoing::put_closing(&mut batch, closing, now_ms)?,
                 Write::Alert(alert) => self.put_alert(&mut batch, *alert)?,
                 Write::Sent(record) => self.put_sent(&mut batch, &record)?,
                 Write::Trouble(key, trouble) => {

@@ -9,6 +9,7 @@ pub(crate) use ask::why_exhausted;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -154,6 +155,8 @@ pub(crate) struct SessionContext {
     directory: Arc<Directory>,
     /// The session was just submitted: its branch and worktree do not exist yet.
     is_new: bool,
+    /// It makes up for what a stand-in has done: that stays where no model can be asked, and nobody is waited for.
+    redeems: AtomicBool,
     workspace: OnceLock<Arc<Workspace>>,
     /// Opened to claim the branch, until the workspace takes it.
     opened: Mutex<Option<Repository>>,
@@ -193,6 +196,7 @@ impl SessionContext {
             clock,
             directory,
             is_new,
+            redeems: AtomicBool::new(loaded.run.redeeming().is_some()),
             workspace: OnceLock::new(),
             opened: Mutex::new(None),
             secrets: OnceCell::new(),
@@ -203,6 +207,20 @@ impl SessionContext {
     /// Where an event or a request belongs.
     pub(crate) fn place(&self, role: Role, milestone: Option<u32>, file: Option<RepoPath>) -> Place {
         Place { session: self.session.clone(), idea: self.idea_id.clone(), role, milestone, file }
+    }
+
+    pub(crate) fn set_redeems(&self, redeems: bool) {
+        self.redeems.store(redeems, Ordering::Relaxed);
+    }
+
+    /// File agents at once. Of those that make up for something the first may be a breaker's test, during which the others
+    /// would be refused.
+    pub(crate) fn agents_at_once(&self) -> usize {
+        if self.redeems.load(Ordering::Relaxed) { 1 } else { self.settings.max_parallel_agents.get() }
+    }
+
+    pub(super) fn is_patient(&self) -> bool {
+        !self.redeems.load(Ordering::Relaxed)
     }
 
     /// Something new lies in the outbox. While it is being restarted there is nobody to tell: it looks for itself then.
@@ -284,11 +302,12 @@ impl SessionContext {
     /// Opens the session's files, a worktree made where it is needed and missing, and brings them to what the state says.
     pub(crate) async fn prepare(self: &Arc<Self>, run: &Run) -> Result<(), StopReason> {
         let context = Arc::clone(self);
-        let (session, milestone) = (run.session.clone(), run.milestone.clone());
-        self.blocking(move || context.prepare_now(&session, milestone.as_ref())).await
+        let (session, milestone, base) = (run.session.clone(), run.milestone.clone(), run.base().clone());
+        self.blocking(move || context.prepare_now(&session, milestone.as_ref(), &base)).await
     }
 
-    fn prepare_now(&self, session: &Session, milestone: Option<&Milestone>) -> Result<(), StopReason> {
+    /// `base`: the commit that the milestone builds on.
+    fn prepare_now(&self, session: &Session, milestone: Option<&Milestone>, base: &CommitId) -> Result<(), StopReason> {
         self.fence()?;
         let workspace = match self.workspace.get() {
             Some(workspace) => Arc::clone(workspace),
@@ -317,10 +336,10 @@ impl SessionContext {
             return Ok(());
         }
         self.check_branch(&workspace, session, milestone)?;
-        workspace.reset_to(&session.tip).map_err(broken)?;
+        workspace.reset_to(base).map_err(broken)?;
         match milestone {
             Some(milestone) if crate::session::needs_files(&milestone.stage) => {
-                let base = self.snapshot(&workspace, &session.tip)?;
+                let base = self.snapshot(&workspace, base)?;
                 self.write_out(&workspace, &base, milestone)
             }
             Some(_) | None => Ok(()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use steadfast_core::breaker::State;
 use steadfast_core::fault::{Fault, Usage};
 use steadfast_core::ids::{AttemptId, CommitId, IdeaId, ModelId, RepoPath, Role, SessionId};
-use steadfast_core::session::Phase;
+use steadfast_core::session::{Owed, Phase};
 use steadfast_core::tally::Verdict;
 use tokio::sync::broadcast;
 
@@ -46,6 +46,25 @@ impl WaitReason {
             Self::OwnNetworkDown => "own_network_down",
         }
     }
+}
+
+/// How far a redemption is: the work of a stand-in done by a model after all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedemptionStep {
+    /// It begins.
+    Begun,
+    /// A model has done it.
+    Done,
+    /// No model did; the stand-in's work stays, and it is tried again.
+    PutBack {
+        /// For a person.
+        why: String,
+    },
+    /// The stand-in's work is left for a person, for good.
+    Left {
+        /// For a person.
+        why: String,
+    },
 }
 
 /// Something that happened (SPEC 13).
@@ -173,6 +192,15 @@ pub enum Event {
         place: Place,
         /// `template`, `manual` or `static-checks`.
         stand_in: &'static str,
+    },
+    /// What a stand-in has done is made up for.
+    Redemption {
+        /// Whose.
+        session: SessionId,
+        /// What of it.
+        what: Owed,
+        /// How far that is.
+        step: RedemptionStep,
     },
     /// A breaker changed.
     BreakerChanged {
@@ -396,6 +424,15 @@ fn log(event: &Event) {
         }
         Event::Exhausted { place } => at!(warn, place, "no model answered"),
         Event::Degraded { place, stand_in } => at!(warn, place, "degraded", stand_in = stand_in),
+        Event::Redemption { session, what, step } => {
+            let (stand_in, milestone) = (what.stand_in(), what.milestone());
+            match step {
+                RedemptionStep::Begun => info!(%session, stand_in, milestone, "redemption begins"),
+                RedemptionStep::Done => info!(%session, stand_in, milestone, "redeemed"),
+                RedemptionStep::PutBack { why } => info!(%session, stand_in, milestone, why, "not redeemed yet"),
+                RedemptionStep::Left { why } => warn!(%session, stand_in, milestone, why, "left for a person"),
+            }
+        }
         Event::BreakerChanged { model, from, to, status, reason, retry_in_ms } => match to {
             State::Open => warn!(%model, ?from, ?to, status, reason, retry_in_ms, "breaker changed"),
             State::Closed | State::HalfOpen => {

@@ -2,9 +2,9 @@
 
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::{
-    AgentFailed, AgentResult, Attempt, AttemptOutcome, Event as Happened, Milestone, Phase, Session, Target,
+    AgentFailed, AgentResult, Attempt, AttemptOutcome, Event as Happened, Milestone, Owed, Phase, Session, Target,
 };
-use steadfast_notify::{Issue, IssueKind};
+use steadfast_notify::{Closing, Issue, IssueKind};
 
 use crate::checkpoint_keeper::Keeper;
 use crate::records::Write;
@@ -101,7 +101,7 @@ fn manual(session: &Session, milestone: &Milestone, task: &str, settings: &Issue
         session.branch,
     );
     let title = format!("[{}] Implement by hand: {}", session.idea, milestone.plan.name);
-    issue(session, IssueKind::Manual, &format!("m{}-manual", milestone.index), title, body, settings)
+    issue(session, IssueKind::Manual, &manual_key(milestone.index), title, body, settings)
 }
 
 fn rejected(session: &Session, milestone: &Milestone, settings: &IssueSettings) -> Issue {
@@ -109,7 +109,7 @@ fn rejected(session: &Session, milestone: &Milestone, settings: &IssueSettings) 
         "{} was committed without approval{}, after {} round(s) of fixes.\n",
         capital(&heading(milestone)),
         milestone.commit.as_ref().map(|commit| format!(" as {}", commit.short())).unwrap_or_default(),
-        milestone.round
+        milestone.fix_rounds()
     );
     if let Some(outcome) = &milestone.review {
         let verdict = if outcome.review.approved { "approves" } else { "rejects" };
@@ -132,7 +132,38 @@ fn rejected(session: &Session, milestone: &Milestone, settings: &IssueSettings) 
     }
     body.push_str("\n**What to do:** look at the commit and mend it, or revert it.\n");
     let title = format!("[{}] Not approved: {}", session.idea, milestone.plan.name);
-    issue(session, IssueKind::Review, &format!("m{}-review", milestone.index), title, body, settings)
+    issue(session, IssueKind::Review, &review_key(milestone.index), title, body, settings)
+}
+
+/// The closing of the issue that was filed of a stand-in's work, after a model has done it; `None` where the issue stays.
+pub(crate) fn made_good(session: &Session, milestone: &Milestone, what: Owed) -> Option<Closing> {
+    let (key, comment) = match what {
+        // The plan has no issue of its own.
+        Owed::Plan => return None,
+        Owed::Milestone(index) => {
+            let commit = milestone.commit.as_ref().map(|commit| format!(" as {}", commit.short())).unwrap_or_default();
+            let comment = format!(
+                "A model has written {} after all: it is committed{commit} on branch `{}`, and the manual task is taken away.                  There is nothing left to do here.",
+                heading(milestone),
+                session.branch
+            );
+            (manual_key(index), comment)
+        }
+        Owed::Review(_) if !milestone.approved() => return None,
+        Owed::Review(index) => {
+            let model = milestone.review.as_ref().map_or("a model", |review| review.writer.name());
+            (review_key(index), format!("{} has reviewed {} after all and approves it.", model, heading(milestone)))
+        }
+    };
+    Some(Closing { issue: format!("{}-{key}", session.id), comment })
+}
+
+fn manual_key(milestone: u32) -> String {
+    format!("m{milestone}-manual")
+}
+
+fn review_key(milestone: u32) -> String {
+    format!("m{milestone}-review")
 }
 
 /// What is written when a session stands still or failed and waits for a person: an issue, unless one is open for the very
@@ -237,15 +268,18 @@ pub(crate) fn gone_on(session: &Session, happened: &Happened) -> Option<String> 
         | Happened::Checked(_)
         | Happened::Reviewed(_)
         | Happened::Committed(_)
+        | Happened::NotRedeemed(_)
         | Happened::Cancelled => true,
         Happened::Failed(_)
         | Happened::Interrupted(_)
         | Happened::EndedAbnormally
         | Happened::BranchTaken(_)
         | Happened::Resumed
+        | Happened::Redeem { .. }
         | Happened::Retried => false,
     };
-    if !moves || session.interrupt.is_some() {
+    // One that was taken up again to make up for something is completed as before, whatever ended that.
+    if (!moves && session.phase != Phase::Completed) || session.interrupt.is_some() {
         return None;
     }
     match session.phase {

@@ -38,7 +38,7 @@ mod tuner;
 mod worker;
 
 pub use checkpoint_keeper::{Keeper, KeeperError, set_aside_files};
-pub use event::{Event, Events};
+pub use event::{Event, Events, RedemptionStep};
 pub use meter::Meter;
 pub use model::ModelStatus;
 pub use settings::Settings;

@@ -95,6 +95,8 @@ pub(crate) enum ModelReply {
 pub struct ModelStatus {
     /// `CLOSED`, `MONITORING (1/3)`, `OPEN`, `HALF-OPEN`, `UNAVAILABLE (reason)`.
     pub circuit_breaker: String,
+    /// There is a way to call it.
+    pub is_callable: bool,
     /// Until the next test of an open breaker.
     pub retry_in: Option<Duration>,
     /// Calls under way.
@@ -510,6 +512,7 @@ impl ModelState {
                 Ok(_) => self.breaker.status(now).to_string(),
                 Err(reason) => format!("UNAVAILABLE ({reason})"),
             },
+            is_callable: self.args.client.is_ok(),
             retry_in: self.breaker.retry_in(now),
             in_flight: self.in_flight.len(),
             waiting: self.waiting.len(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_core::ids::{ModelId, RepoPath, SessionId};
 use steadfast_core::plan::Plan;
 use steadfast_core::rates::{History, Rates};
-use steadfast_core::session::{Attempt, Milestone, Run, Session, Spent, StepKey, Writer};
+use steadfast_core::session::{Attempt, Debts, Milestone, Run, Session, Spent, StepKey, Writer};
 use steadfast_notify::{Alert, Closing, Issue};
 use steadfast_prompt::Idea;
 
@@ -140,13 +140,17 @@ pub enum Write {
     Sent(Box<OutgoingRecord>),
     /// Why something in the outbox (by its key) was not delivered.
     Trouble(String, Trouble),
+    /// What a session's stand-ins have done.
+    Debts(SessionId, Box<Debts>),
+    /// An issue is to be closed, with this said; and when that was decided (milliseconds since 1970).
+    Close(Closing, u64),
 }
 
 impl Write {
     /// The outbox has something to do once this is durable.
     pub(crate) fn is_for_outbox(&self) -> bool {
         match self {
-            Self::Issue(..) | Self::WentOn(..) | Self::Alert(_) => true,
+            Self::Issue(..) | Self::WentOn(..) | Self::Alert(_) | Self::Close(..) => true,
             Self::Head(_)
             | Self::Idea(..)
             | Self::Plan(..)
@@ -157,7 +161,8 @@ impl Write {
             | Self::Delivered(_)
             | Self::Standing(..)
             | Self::Sent(_)
-            | Self::Trouble(..) => false,
+            | Self::Trouble(..)
+            | Self::Debts(..) => false,
         }
     }
 }

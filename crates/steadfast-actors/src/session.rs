@@ -13,8 +13,8 @@ use steadfast_core::plan::Plan;
 use steadfast_core::rates::Counts;
 use steadfast_core::restart::{Restart, RestartBudget};
 use steadfast_core::session::{
-    Action, AgentResult, AgentTask, Event as Happened, Follow, Interrupt, MilestoneStatus, Phase, ReviewOutcome, Run,
-    Stage, StepKey, Writer,
+    Action, AgentResult, AgentTask, Debts, Event as Happened, Follow, Interrupt, MilestoneStatus, Owed, Phase,
+    ReviewOutcome, Run, Stage, StepKey, Writer,
 };
 use steadfast_fault_point::{self as fault_point, Point};
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ use crate::aggregator::{Aggregator, AggregatorArgs, AggregatorMsg};
 use crate::alerts;
 use crate::checkpoint_keeper::Saving;
 use crate::context::{CoderWork, SessionContext};
-use crate::event::Event;
+use crate::event::{Event, RedemptionStep};
 use crate::file_agent::StopReason;
 use crate::issues;
 use crate::records::Write;
@@ -95,6 +95,8 @@ pub(crate) struct SessionState {
     aggregator: Option<(ActorId, ActorRef<AggregatorMsg>)>,
     restarts: RestartBudget,
     origin: Instant,
+    /// As they were handed to the store last.
+    saved_debts: Debts,
 }
 
 /// The actor of one session.
@@ -122,6 +124,7 @@ impl Actor for SessionActor {
             aggregator: None,
             restarts,
             origin: Instant::now(),
+            saved_debts: Debts::default(),
         };
         let now = state.now_ms();
         state.run.start(now);
@@ -234,6 +237,7 @@ impl SessionState {
         let planned = matches!(happened, Happened::Planned { .. });
         self.run.session.spent = self.args.context.ledger.spent(self.id());
         let alert = self.alert(&happened, now);
+        let owed = self.run.redeeming();
         let stood = self.args.context.keeper.standing(self.id()).is_some().then(|| happened.clone());
         let mut follow = self.run.apply(happened, &self.args.context.settings.session, now);
         let mut writes = Vec::new();
@@ -244,6 +248,9 @@ impl SessionState {
             self.milestone_done(&mut writes);
             follow.extend(self.run.advance(now));
             self.prepared = true;
+        }
+        if let Some(what) = owed {
+            self.redemption_follows(what, &follow, &mut writes);
         }
         self.tell_follow(&follow);
         if (self.run.session.phase, self.run.session.current) != before {
@@ -263,8 +270,32 @@ impl SessionState {
         alerts::of_transition(&self.run.session, is_manual, round, happened, now)
     }
 
+    /// What is to be saved and told when somebody makes up for something. `what`: it was at work before.
+    fn redemption_follows(&self, what: Owed, follow: &[Follow], writes: &mut Vec<Write>) {
+        self.args.context.set_redeems(self.run.redeeming().is_some());
+        for follow in follow {
+            let step = match follow {
+                Follow::PutBack { why, for_good } => {
+                    let milestone = self.run.milestone.iter().cloned();
+                    writes.extend(milestone.map(|milestone| Write::Milestone(self.id().clone(), Box::new(milestone))));
+                    match for_good {
+                        true => RedemptionStep::Left { why: why.clone() },
+                        false => RedemptionStep::PutBack { why: why.clone() },
+                    }
+                }
+                Follow::MadeGood(_) => RedemptionStep::Done,
+                Follow::Judged { .. } | Follow::FixesWanted { .. } | Follow::MilestoneDone | Follow::Ended => continue,
+            };
+            self.args.context.events.tell(Event::Redemption { session: self.id().clone(), what, step });
+        }
+    }
+
     /// The head and the milestone at work go with every transition. One that is done went with the transition that ended it.
-    fn writes(&self, mut writes: Vec<Write>) -> Vec<Write> {
+    fn writes(&mut self, mut writes: Vec<Write>) -> Vec<Write> {
+        if self.run.debts != self.saved_debts {
+            self.saved_debts = self.run.debts.clone();
+            writes.push(Write::Debts(self.id().clone(), Box::new(self.run.debts.clone())));
+        }
         writes.push(Write::Head(Box::new(self.run.session.clone())));
         let at_work = self.run.milestone.iter().filter(|milestone| milestone.stage != Stage::Done);
         writes.extend(at_work.map(|milestone| Write::Milestone(self.id().clone(), Box::new(milestone.clone()))));
@@ -274,10 +305,20 @@ impl SessionState {
     fn milestone_done(&self, writes: &mut Vec<Write>) {
         let Some(milestone) = &self.run.milestone else { return };
         writes.push(Write::Milestone(self.id().clone(), Box::new(milestone.clone())));
+        let (context, session) = (&self.args.context, &self.run.session);
+        let issues = issues::of_milestone(session, milestone, &context.settings.issues);
+        if let Some(what) = self.run.redeeming() {
+            // It was counted when it was done first, and an issue that is there already is not filed again.
+            let before = context.keeper.issue_keys(self.id());
+            issues.into_iter().filter(|issue| !before.contains(&issue.key)).for_each(|issue| self.file(issue, writes));
+            let closing = issues::made_good(session, milestone, what).filter(|closing| before.contains(&closing.issue));
+            writes.extend(closing.map(|closing| Write::Close(closing, session.updated_ms)));
+            return;
+        }
         let partial = u64::from(milestone.status() == MilestoneStatus::Partial);
-        self.args.context.meter.count(Counts { milestones: 1, partial, ..Counts::default() });
-        writes.extend(self.args.context.meter.writes());
-        for issue in issues::of_milestone(&self.run.session, milestone, &self.args.context.settings.issues) {
+        context.meter.count(Counts { milestones: 1, partial, ..Counts::default() });
+        writes.extend(context.meter.writes());
+        for issue in issues {
             self.file(issue, writes);
         }
     }
@@ -395,6 +436,11 @@ impl SessionState {
                 return;
             }
         };
+        if self.run.redeeming().is_some() {
+            // What the stand-in has done stays, and the session is over as before.
+            let writes = self.apply(happened);
+            return self.act(myself, writes);
+        }
         self.tell(&happened);
         let mut writes = self.apply(happened);
         self.file_stopped(&reason, &mut writes);
@@ -486,6 +532,8 @@ impl SessionState {
             | Happened::BranchTaken(_)
             | Happened::Resumed
             | Happened::Retried
+            | Happened::Redeem { .. }
+            | Happened::NotRedeemed(_)
             | Happened::Cancelled => {}
         }
     }
@@ -506,7 +554,7 @@ impl SessionState {
                 Follow::FixesWanted { round } => {
                     events.tell(Event::FixRound { session: session.clone(), milestone, round: *round });
                 }
-                Follow::MilestoneDone | Follow::Ended => {}
+                Follow::MilestoneDone | Follow::Ended | Follow::PutBack { .. } | Follow::MadeGood(_) => {}
             }
         }
     }
@@ -531,7 +579,7 @@ async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepa
     }
     let current = || milestone.ok_or_else(|| StopReason::Broken("there is no milestone at work".to_owned()));
     let happened = match action {
-        Action::Plan => plan(context).await?,
+        Action::Plan => plan(context, run).await?,
         Action::Baseline => Happened::BaselineChecked(context.baseline().await?),
         Action::Write { agents, roll_back } => {
             if roll_back && prepared {
@@ -543,7 +591,7 @@ async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepa
         Action::Degrade => Happened::Degraded(context.degrade(run, current()?).await?),
         Action::Check => Happened::Checked(context.check(current()?.index).await?),
         Action::Review { step, static_only } => review(context, run, step, static_only).await?,
-        Action::Commit(intent) => Happened::Committed(context.commit(&run.session, current()?, &intent).await?),
+        Action::Commit(intent) => Happened::Committed(context.commit(run, current()?, &intent).await?),
         Action::Rest => {
             context.rest(&run.session).await;
             return Ok(Done::Rest);
@@ -553,8 +601,8 @@ async fn perform(context: &Arc<SessionContext>, run: &Run, action: Action, prepa
     Ok(Done::Event(happened))
 }
 
-async fn plan(context: &Arc<SessionContext>) -> Result<Happened, StopReason> {
-    let task = context.planner_task().await?;
+async fn plan(context: &Arc<SessionContext>, run: &Run) -> Result<Happened, StopReason> {
+    let task = context.planner_task(&run.session).await?;
     let place = task.place.clone();
     match context.execute(task).await {
         Executed::Answered(answer) => {
@@ -562,6 +610,9 @@ async fn plan(context: &Arc<SessionContext>) -> Result<Happened, StopReason> {
             let plan = steadfast_prompt::answer::plan(&answer.text)
                 .map_err(|fault| StopReason::Broken(format!("the saved plan does not read: {fault}")))?;
             Ok(Happened::Planned { plan, degraded: false })
+        }
+        Executed::Exhausted { attempts } if run.redeeming().is_some() => {
+            Ok(Happened::NotRedeemed(crate::context::why_exhausted(&attempts)))
         }
         Executed::Exhausted { attempts } if context.settings.session.graceful_degradation => {
             let _ = attempts;
@@ -596,6 +647,9 @@ async fn review(
                     .map_err(|fault| StopReason::Broken(format!("the saved review does not read: {fault}")))?;
                 let writer = Writer::Model { model: answer.model, fallback: answer.fallback };
                 return Ok(Happened::Reviewed(ReviewOutcome { review, writer, degraded: false }));
+            }
+            Executed::Exhausted { attempts } if matches!(run.redeeming(), Some(Owed::Review(_))) => {
+                return Ok(Happened::NotRedeemed(crate::context::why_exhausted(&attempts)));
             }
             Executed::Exhausted { attempts } if !context.settings.session.graceful_degradation => {
                 let why = crate::context::why_exhausted(&attempts);

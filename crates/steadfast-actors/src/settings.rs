@@ -79,6 +79,9 @@ pub struct Settings {
     pub failover: failover::Policy,
     /// Timeouts of first models are raised where they make others answer.
     pub auto_timeout: bool,
+    /// For so long what stand-ins have done is made up for; `None`: not at all. Beside [`session::Policy::redeem`], by which it
+    /// is remembered.
+    pub redeem_within: Option<Duration>,
     /// The first model of each role fails on purpose.
     pub fail_primary: bool,
     /// The way of a session.

@@ -5,6 +5,7 @@
 
 mod handle;
 mod messages;
+mod redeem;
 
 pub(crate) use handle::wall_clock_ms;
 pub use handle::{Handle, start, take_stock};
@@ -32,7 +33,7 @@ use crate::event::{Event, Events};
 use crate::meter::Meter;
 use crate::model::{BreakerMemory, ModelActor, ModelArgs, ModelMsg, ModelStatus, Recoveries, SharedNetwork};
 use crate::outbox::{Outbox, OutboxArgs, OutboxMsg};
-use crate::records::Write;
+use crate::records::{Loaded, Write};
 use crate::sentinel::{SentinelActor, SentinelArgs};
 use crate::session::{SessionActor, SessionArgs, SessionMsg};
 use crate::settings::Settings;
@@ -40,6 +41,7 @@ use crate::task::{TaskGuard, report_back};
 use crate::tidy::Pruned;
 use crate::tuner::Tuner;
 use crate::worker::{ModelDirectory, Worker, WorkerArgs, WorkerMsg};
+use redeem::Redeem;
 
 /// What the supervisor is started with.
 pub(crate) struct SupervisorArgs {
@@ -83,6 +85,7 @@ pub(crate) struct SupervisorState {
     /// Why no session begins.
     paused: Option<String>,
     shutting_down: Option<TaskGuard>,
+    redeem: Redeem,
     origin: Instant,
 }
 
@@ -124,6 +127,7 @@ impl Actor for Supervisor {
             pruning: None,
             paused: None,
             shutting_down: None,
+            redeem: Redeem::default(),
             origin: Instant::now(),
         };
         let models: Vec<ModelId> = state.args.settings.models.keys().cloned().collect();
@@ -151,7 +155,14 @@ impl Actor for Supervisor {
                 let _ = reply.send(state.take_up(&session, retry));
             }
             SupervisorMsg::Cancel { session, reply } => state.cancel(&myself, &session, reply),
-            SupervisorMsg::SessionOver { session } => state.forget(&session.id),
+            SupervisorMsg::SessionOver { session } => {
+                state.forget(&session.id);
+                state.look_at_debts(&myself);
+            }
+            SupervisorMsg::Redeem => state.begin_redeeming(&myself),
+            SupervisorMsg::LookAtDebts(timer) if state.is_late(timer) => {}
+            SupervisorMsg::LookAtDebts(_) => state.look_at_debts(&myself),
+            SupervisorMsg::DebtsLooked(look) => state.debts_looked(&myself, look).await,
             SupervisorMsg::SaveFailed { session, reason } => {
                 state.forget(&session);
                 state.emergency(Emergency::Failure(format!("session {session} could not be saved: {reason}")));
@@ -166,6 +177,7 @@ impl Actor for Supervisor {
             SupervisorMsg::Pause(reason) => {
                 state.args.events.tell(Event::Paused { reason: reason.clone() });
                 state.paused = reason;
+                state.look_at_debts(&myself);
             }
             SupervisorMsg::Emergency(emergency) => state.emergency(emergency),
             SupervisorMsg::Prune(reply) => state.prune(&myself, reply),
@@ -184,6 +196,7 @@ impl Actor for Supervisor {
             }
             SupervisorMsg::Configure { settings, reply } => {
                 let _ = reply.send(state.configure(&myself, settings).await);
+                state.look_at_debts(&myself);
             }
             SupervisorMsg::Reset { model, reply } => state.reset(model, reply),
             SupervisorMsg::Shutdown { reason, reply } => state.shut_down(&myself, reason, reply),
@@ -561,15 +574,16 @@ impl SupervisorState {
             }
         };
         self.queue.retain(|queued| queued != id);
-        let mut run = Run { session, plan: None, milestone: None };
+        let mut run = Run::of(session);
+        run.debts = self.args.keeper.debts(id).ok().flatten().unwrap_or_default();
         let now = (self.args.clock)();
         run.apply(Happened::Cancelled, &self.args.settings.session, now);
         let keeper = self.args.keeper.clone();
         let (myself, state_dir) = (myself.clone(), self.args.settings.state_dir.clone());
         let outbox = self.directory.outbox();
         tokio::spawn(async move {
+            let mut writes = redeem::put_back(&run);
             let session = Box::new(run.session);
-            let mut writes = vec![Write::Head(session.clone())];
             if let Some(comment) = crate::issues::gone_on(&session, &Happened::Cancelled) {
                 writes.push(Write::WentOn(session.id.clone(), comment, now));
             }
@@ -590,6 +604,7 @@ impl SupervisorState {
         self.session_restarts.remove(id);
         self.taken.remove(id);
         self.fresh.remove(id);
+        self.redeem.session.take_if(|redeeming| redeeming == id);
         self.args.ledger.close(id);
         for waiter in self.waiters.remove(id).unwrap_or_default() {
             let _ = waiter.send(());
@@ -598,7 +613,9 @@ impl SupervisorState {
 
     async fn start_sessions(&mut self, myself: &ActorRef<SupervisorMsg>) {
         let may_begin = self.shutting_down.is_none() && self.paused.is_none();
-        while may_begin && self.sessions.len() < self.args.settings.max_sessions.get() {
+        // One that makes up for something takes no place from others.
+        let n_beside = usize::from(self.redeem.session.as_ref().is_some_and(|id| self.sessions.contains_key(id)));
+        while may_begin && self.sessions.len() - n_beside < self.args.settings.max_sessions.get() {
             let Some(id) = self.queue.pop_front() else { return };
             if let Err(error) = self.start_session(myself, &id).await {
                 self.session_failed(myself, id, error).await;
@@ -619,6 +636,16 @@ impl SupervisorState {
         loaded.run.apply(Happened::Resumed, policy, now);
         loaded.run.apply(Happened::Retried, policy, now);
         let is_new = self.fresh.remove(id);
+        self.spawn_session(myself, id, loaded, is_new).await
+    }
+
+    async fn spawn_session(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        id: &SessionId,
+        loaded: Loaded,
+        is_new: bool,
+    ) -> Result<(), String> {
         self.args.ledger.open(id, loaded.spent);
         let context = SessionContext::new(
             &self.args.settings,
@@ -665,13 +692,16 @@ impl SupervisorState {
     async fn give_up_session(&mut self, id: &SessionId, error: &str) {
         // The head alone: what kept the session from being started may be that another part of it does not read.
         if let Ok(Some(session)) = self.args.keeper.head(id) {
-            let mut run = Run { session, plan: None, milestone: None };
+            let mut run = Run::of(session);
+            run.debts = self.args.keeper.debts(id).ok().flatten().unwrap_or_default();
             let reason = format!("the session keeps failing: {error}");
             let now = (self.args.clock)();
             run.apply(Happened::Failed(reason.clone()), &self.args.settings.session, now);
-            let issues = &self.args.settings.issues;
-            let mut writes = crate::issues::stop(&self.args.keeper, &run.session, &reason, issues, now);
-            writes.push(Write::Head(Box::new(run.session)));
+            let mut writes = redeem::put_back(&run);
+            if run.session.phase == Phase::Failed {
+                let issues = &self.args.settings.issues;
+                writes.extend(crate::issues::stop(&self.args.keeper, &run.session, &reason, issues, now));
+            }
             if let Err(error) = self.args.keeper.save(writes).await {
                 self.emergency(Emergency::Failure(format!("session {id} could not be saved: {error}")));
             } else if let Some(outbox) = self.directory.outbox() {
@@ -768,7 +798,7 @@ impl SupervisorState {
             let mut heads = Vec::new();
             for id in &queue {
                 if let Ok(Some(session)) = keeper.head(id) {
-                    let mut run = Run { session, plan: None, milestone: None };
+                    let mut run = Run::of(session);
                     run.apply(Happened::Interrupted(interrupt.clone()), &policy, clock());
                     heads.push(Write::Head(Box::new(run.session)));
                 }
@@ -811,6 +841,7 @@ async fn model_status(directory: &Directory, model: &ModelId) -> ModelStatus {
     }
     ModelStatus {
         circuit_breaker: "UNAVAILABLE (its actor is being restarted)".to_owned(),
+        is_callable: false,
         retry_in: None,
         in_flight: 0,
         waiting: 0,

@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 mod model;
 mod outbox;
+mod redeem;
 mod reload;
 mod resources;
 pub(crate) mod rig;

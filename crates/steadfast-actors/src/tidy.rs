@@ -42,10 +42,10 @@ pub(crate) async fn all(keeper: &Keeper, state_dir: &Path) {
     }
 }
 
-/// Packs a completed session, and removes the worktree of a completed or cancelled one. What fails is tried again at the
-/// next start.
+/// Packs a completed session for which no model is to do anything any more, and removes the worktree of a completed or
+/// cancelled one. What fails is tried again at the next start.
 pub(crate) async fn one(keeper: &Keeper, state_dir: &Path, session: &Session) {
-    if session.phase == Phase::Completed {
+    if session.phase == Phase::Completed && !keeper.owes(&session.id) {
         fault_point::reach(Point::PackingBefore);
         if let Err(error) = keeper.archive(&session.id).await {
             tracing::warn!(session = %session.id, error = %error, "finished session not packed");

@@ -51,6 +51,8 @@ pub(crate) struct Task {
     pub accept: Accept,
     /// The answer is one JSON object.
     pub json: bool,
+    /// When no model can be asked, it waits for the next breaker test (`outage_patience`).
+    pub patient: bool,
 }
 
 /// What an execution came to.
@@ -194,8 +196,12 @@ async fn execute(args: &WorkerArgs, task: Task) -> Executed {
         model: model.clone(),
         context_window: args.settings.get(model).and_then(|settings| settings.context_window),
     });
+    let mut policy = args.policy.clone();
+    if !task.patient {
+        policy.outage_patience = Duration::ZERO;
+    }
     let mut round = Round {
-        machine: Execution::new(candidates.collect(), args.policy.clone()),
+        machine: Execution::new(candidates.collect(), policy),
         origin: Instant::now(),
         calls: 0,
         log,

@@ -5,9 +5,11 @@
 //! for, files are written from answers, and a commit's parent, author and date are fixed in its saved intent.
 
 mod machine;
+mod redeem;
 mod state;
 
 pub use machine::{Action, AgentTask, Event, Follow, Policy, Run};
+pub use redeem::{AtWork, Debt, Debts, Due, Owed, Redeemed};
 pub use state::{
     AgentDone, AgentFailed, AgentResult, AgentState, Attempt, AttemptOutcome, CheckOutcome, CommitIntent, Identity,
     Interrupt, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Spent, Stage, StepKey, StepPlace, Target,

@@ -25,6 +25,7 @@ mod refs;
 mod repository;
 mod sample;
 pub mod sandbox;
+mod standing;
 pub mod static_checks;
 mod worktree;
 
@@ -33,6 +34,7 @@ pub use error::{FileError, GitError, RepoError};
 pub use exclude::{Exclude, ExcludeError};
 pub use objects::{Author, FileChange};
 pub use repository::{BranchLog, EntryKind, Listing, MilestoneCommit, Repository, TreeEntry};
+pub use standing::Standing;
 pub use worktree::Worktree;
 
 /// The version of libgit2 in this program, e.g. `1.9.1`. No git program is ever run.

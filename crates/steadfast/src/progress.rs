@@ -8,8 +8,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_actors::Event;
 use steadfast_actors::event::{Place, WaitReason};
+use steadfast_actors::{Event, RedemptionStep};
 use steadfast_core::breaker::State;
 use steadfast_core::ids::{ModelId, Role};
 use steadfast_core::session::Phase;
@@ -244,6 +244,18 @@ impl View {
                 };
                 let text = format!("⚠ {}: {stand_in}", who(place));
                 let line = self.paint(YELLOW, &text);
+                self.line(&line);
+            }
+            Event::Redemption { what, step, .. } => {
+                let of = what.milestone().map(|index| format!(" of milestone {index}")).unwrap_or_default();
+                let name = format!("the {}{of}", what.stand_in());
+                let (code, text) = match step {
+                    RedemptionStep::Begun => (DIM, format!("↻ a model is to take the place of {name}")),
+                    RedemptionStep::Done => (GREEN, format!("✓ a model has taken the place of {name}")),
+                    RedemptionStep::PutBack { why } => (YELLOW, format!("↻ {name} stays for now: {why}")),
+                    RedemptionStep::Left { why } => (YELLOW, format!("⚠ {name} is left for a person: {why}")),
+                };
+                let line = self.paint(code, &text);
                 self.line(&line);
             }
             Event::BreakerChanged { model, from, to, status, reason, retry_in_ms } => {

@@ -7,7 +7,7 @@ use steadfast_actors::Keeper;
 use steadfast_actors::records::{IssueRecord, Outgoing, OutgoingRecord, SessionRecord, Trouble};
 use steadfast_core::ids::SessionId;
 use steadfast_core::session::{
-    AgentResult, AgentState, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Target, Writer,
+    AgentResult, AgentState, Debts, Milestone, MilestoneStatus, Phase, ReviewOutcome, Session, Target, Writer,
 };
 use steadfast_core::tally::Verdict;
 
@@ -49,6 +49,25 @@ pub(crate) struct Report {
     /// Records of it that did not verify and are set aside: what they held is missing above.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) damaged: Vec<String>,
+    /// What models have done after all in the place of stand-ins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) redeemed: Vec<RedeemedReport>,
+    /// Why what stand-ins have done is left for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_redeemed: Option<String>,
+}
+
+/// What a model has done after all.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RedeemedReport {
+    /// `template`, `manual` or `static-checks`.
+    pub(crate) stand_in: String,
+    /// `null` for a plan.
+    pub(crate) milestone: Option<u32>,
+    pub(crate) at: String,
+    /// `null` where the work is no commit: a plan, a review.
+    pub(crate) commit: Option<String>,
 }
 
 /// What a session has bought.
@@ -191,6 +210,8 @@ impl Report {
             issues: record.issues.iter().map(IssueReport::new).collect(),
             history: Vec::new(),
             damaged: Vec::new(),
+            redeemed: Vec::new(),
+            not_redeemed: None,
         }
     }
 }
@@ -201,6 +222,18 @@ impl Report {
         let history = keeper.history(id).map_err(|error| failed("cannot read the store", &error))?;
         self.history = history.iter().map(StepReport::new).collect();
         Ok(())
+    }
+
+    /// What was made up for, and why no more is.
+    pub(crate) fn add_debts(&mut self, debts: &Debts) {
+        let redeemed = debts.redeemed.iter().map(|one| RedeemedReport {
+            stand_in: one.what.stand_in().to_owned(),
+            milestone: one.what.milestone(),
+            at: rfc3339(one.at_ms),
+            commit: one.commit.as_ref().map(|commit| commit.as_str().to_owned()),
+        });
+        self.redeemed = redeemed.collect();
+        self.not_redeemed.clone_from(&debts.left);
     }
 
     /// Whoever reads the store itself holds its lock, so nobody is at work: a session that is not over and was not

@@ -228,6 +228,7 @@ impl Setup {
                 outage_patience: failover.outage_patience,
             },
             auto_timeout: failover.auto_timeout,
+            redeem_within: failover.redeem.then_some(failover.redeem_within),
             fail_primary,
             session: self.session_policy(),
             max_parallel_agents: config.session.max_parallel_agents,
@@ -278,6 +279,7 @@ impl Setup {
             min_success_rate: MinSuccessRate::from_fraction(failover.min_success_rate).unwrap_or(MinSuccessRate::HALF),
             graceful_degradation: failover.graceful_degradation,
             has_checks: !session.checks.is_empty(),
+            redeem: failover.redeem && failover.graceful_degradation,
         }
     }
 

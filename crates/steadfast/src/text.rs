@@ -49,6 +49,15 @@ pub(crate) fn report(report: &Report) -> String {
     for one in &report.milestones {
         milestone(&mut out, report, one);
     }
+    for one in &report.redeemed {
+        let of = one.milestone.map(|index| format!(" of milestone {index}")).unwrap_or_default();
+        let commit = one.commit.as_deref().map(|commit| format!(", {}", &commit[..10])).unwrap_or_default();
+        let _ =
+            writeln!(out, "\n  Redeemed: a model has taken the place of the {}{of} ({}{commit})", one.stand_in, one.at);
+    }
+    if let Some(why) = &report.not_redeemed {
+        let _ = writeln!(out, "\n  Not redeemed: {why}");
+    }
     if !report.issues.is_empty() {
         let _ = writeln!(out, "\n  For a person:");
         for issue in &report.issues {
@@ -390,6 +399,8 @@ mod tests {
             issues: Vec::new(),
             history: Vec::new(),
             damaged: Vec::new(),
+            redeemed: Vec::new(),
+            not_redeemed: None,
         }
     }
 

@@ -211,6 +211,10 @@ impl Keeper {
     }
 }
 
+pub(super) fn put_closing(batch: &mut Batch, closing: Closing, now_ms: u64) -> Result<(), KeeperError> {
+    put(batch, &OutgoingRecord { what: Outgoing::Closing(closing), created_ms: now_ms, receipt: None })
+}
+
 fn put(batch: &mut Batch, record: &OutgoingRecord) -> Result<(), KeeperError> {
     batch.put_value(Key::outbox(&record.key()), OUTGOING, record)?;
     Ok(())

@@ -1,6 +1,6 @@
 //! What is read back from the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -8,14 +8,15 @@ use steadfast_core::breaker::{Breaker, BreakerConfig, Snapshot};
 use steadfast_core::ids::{IdeaId, ModelId, SessionId};
 use steadfast_core::plan::Plan;
 use steadfast_core::rates::{History, Rates};
-use steadfast_core::session::{Milestone, Run, Session, Spent, StepKey};
+use steadfast_core::session::{Debts, Milestone, Run, Session, Spent, StepKey};
 use steadfast_core::tuning::Raises;
 use steadfast_prompt::Idea;
 use steadfast_store::{CheckpointStore, Key, Prefix, Record, RecordKind, Scan, decode};
 
 use super::{
-    ANSWER, BREAKER, Books, COUNTS, DAY, EVENTS, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError, MANUAL,
-    MILESTONE, PLAN, RAISES, RATE_HISTORY, RATES, answer_key, events_prefix, execution_key, milestone_key,
+    ANSWER, BREAKER, Books, COUNTS, DAY, DEBTS, EVENTS, EXECUTION, FINISHED, HEAD, IDEA, ISSUE, Keeper, KeeperError,
+    MANUAL, MILESTONE, PLAN, RAISES, RATE_HISTORY, RATES, answer_key, debts_key, events_prefix, execution_key,
+    milestone_key,
 };
 use crate::records::{Answer, Counts, ExecutionLog, IdeaRecord, IssueRecord, Loaded, ManualFiles, SessionRecord};
 use crate::supervisor::wall_clock_ms;
@@ -132,6 +133,12 @@ impl Keeper {
         Ok(issues)
     }
 
+    /// The keys of a session's issues. One whose issues do not read has none.
+    pub(crate) fn issue_keys(&self, session: &SessionId) -> HashSet<String> {
+        let issues = self.issues_of(session).unwrap_or_default();
+        issues.into_iter().map(|record| record.issue.key).collect()
+    }
+
     /// The chunks of a session's events, oldest first.
     ///
     /// # Errors
@@ -141,7 +148,29 @@ impl Keeper {
         chunks.iter().map(|(_, record)| Ok(decode(EVENTS, record)?)).collect()
     }
 
-    /// Completed sessions that a crash kept from being packed.
+    /// What a session's stand-ins have done; `None` where they have done nothing.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn debts(&self, session: &SessionId) -> Result<Option<Debts>, KeeperError> {
+        value(self.store(), &debts_key(session), DEBTS)
+    }
+
+    /// Whether a model may still do what a stand-in has done for the session.
+    pub(crate) fn owes(&self, session: &SessionId) -> bool {
+        // One that does not read cannot be made up for.
+        self.debts(session).is_ok_and(|debts| debts.is_some_and(|debts| debts.are_open()))
+    }
+
+    /// Completed sessions for which a model may still do something, oldest first.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub(crate) fn owing(&self) -> Result<Vec<SessionId>, KeeperError> {
+        Ok(self.unpacked()?.into_iter().filter(|id| self.owes(id)).collect())
+    }
+
+    /// Completed sessions that a crash kept from being packed, or that wait for a model.
     ///
     /// # Errors
     /// [`KeeperError`].
@@ -224,7 +253,8 @@ impl Keeper {
             current => value(self.store(), &milestone_key(session, current), MILESTONE)?,
         };
         let spent = self.spent_by(session)?;
-        Ok(Some(Loaded { run: Run { session: head, plan, milestone }, idea, spent }))
+        let debts = self.debts(session)?.unwrap_or_default();
+        Ok(Some(Loaded { run: Run { session: head, plan, milestone, debts }, idea, spent }))
     }
 
     /// What a session's answers and failed attempts have cost so far.

@@ -6,7 +6,9 @@ use steadfast_core::ids::SessionId;
 use steadfast_core::session::Session;
 use steadfast_store::{Batch, Key, Prefix, Scan};
 
-use super::{COUNTS, Keeper, KeeperError, PRUNED, events_prefix, finished, history_key, idea_mark, unpacked_mark};
+use super::{
+    COUNTS, Keeper, KeeperError, PRUNED, debts_key, events_prefix, finished, history_key, idea_mark, unpacked_mark,
+};
 use crate::records::{IssueRecord, Outgoing};
 
 /// Sessions that one batch removes: a few hundred KiB of keys at most, so that nobody waits for long behind it.
@@ -66,6 +68,7 @@ impl Keeper {
             batch.delete(Key::session_head(id));
             batch.delete(idea_mark(&session));
             batch.delete(unpacked_mark(id));
+            batch.delete(debts_key(id));
             batch.delete_all(events_prefix(id));
             batch.delete(history_key(id));
             sessions.push(session);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use steadfast_core::ids::{RepoPath, Role};
+use steadfast_core::ids::{CommitId, RepoPath, Role};
 use steadfast_core::plan::Plan;
 use steadfast_core::session::{
     AgentResult, AgentTask, Attempt, AttemptOutcome, CheckOutcome, Milestone, Run, Session, StepKey, Target,
@@ -103,15 +103,16 @@ impl SessionContext {
             repair: repair(&self.settings.templates),
             accept: Arc::new(accept),
             json: matches!(role, Role::Planner | Role::Reviewer),
+            patient: self.is_patient(),
         }
     }
 
-    /// What the planner is asked.
-    pub(crate) async fn planner_task(self: &Arc<Self>) -> Result<Task, StopReason> {
-        let context = Arc::clone(self);
+    /// What the planner is asked. After a template it plans upon what was done by it.
+    pub(crate) async fn planner_task(self: &Arc<Self>, session: &Session) -> Result<Task, StopReason> {
+        let (context, tip) = (Arc::clone(self), session.tip.clone());
         let work = move || {
             let workspace = context.workspace()?;
-            let base = context.snapshot(&workspace, &context.base)?;
+            let base = context.snapshot(&workspace, &tip)?;
             let budget_tokens = context.settings.prompt_budget(Role::Planner);
             let ranked = rank::key_files(&base.shown, &context.idea.body);
             let key_files = base.read_ranked(&workspace.repository, &ranked, &Contents::new(), budget_tokens);
@@ -269,13 +270,13 @@ impl SessionContext {
         step_key: StepKey,
     ) -> Result<Task, StopReason> {
         let plan = run.plan.clone().ok_or_else(|| StopReason::Broken("the plan is not in the store".to_owned()))?;
-        let (context, session, shown) = (Arc::clone(self), run.session.clone(), milestone.clone());
-        let texts = self.blocking(move || context.review_texts(&session, &plan, &shown)).await?;
+        let (context, base, shown) = (Arc::clone(self), run.base().clone(), milestone.clone());
+        let texts = self.blocking(move || context.review_texts(&base, &plan, &shown)).await?;
         let accept = |text: &str| answer::review(text).map(|_review| ()).map_err(|fault| fault.to_string());
         Ok(self.task(Role::Reviewer, Some(milestone.index), None, step_key, 0, texts, accept))
     }
 
-    fn review_texts(&self, session: &Session, plan: &Plan, milestone: &Milestone) -> Result<Texts, StopReason> {
+    fn review_texts(&self, base: &CommitId, plan: &Plan, milestone: &Milestone) -> Result<Texts, StopReason> {
         let workspace = self.workspace()?;
         let mut paths = Vec::new();
         let mut failed = Vec::new();
@@ -293,7 +294,7 @@ impl SessionContext {
                 (None, _) => {}
             }
         }
-        let diff = workspace.diff(&session.tip, &paths, 3, MAX_DIFF_BYTES).map_err(broken)?;
+        let diff = workspace.diff(base, &paths, 3, MAX_DIFF_BYTES).map_err(broken)?;
         let failed_files: Vec<FailedFile<'_>> =
             failed.iter().map(|(path, reason)| FailedFile { path, reason }).collect();
         let checks = facts(&milestone.checks);

@@ -148,19 +148,22 @@ impl SessionContext {
         Ok(contents.into_keys().collect())
     }
 
-    /// Makes the milestone's commit and moves the branch to it; `None` when nothing has changed.
+    /// Makes the milestone's commit and moves the branch to it; `None` when nothing has changed. The manual task that the
+    /// milestone takes the place of goes with it.
     pub(crate) async fn commit(
         self: &Arc<Self>,
-        session: &Session,
+        run: &Run,
         milestone: &Milestone,
         intent: &CommitIntent,
     ) -> Result<Option<CommitId>, StopReason> {
         let (context, milestone, intent) = (Arc::clone(self), milestone.clone(), intent.clone());
+        let (session, task) = (&run.session, run.debts.task_files().to_vec());
         let author = Author::new(&session.identity.name, &session.identity.email);
         self.blocking(move || {
             let workspace = context.workspace()?;
             let base = context.snapshot(&workspace, &intent.parent)?;
-            let contents = context.contents(&workspace, &base, &milestone)?;
+            let mut contents = context.contents(&workspace, &base, &milestone)?;
+            contents.extend(task.into_iter().map(|path| (path, None)));
             let change = |(path, text): (&RepoPath, &Option<String>)| {
                 let change =
                     text.as_ref().map_or(FileChange::Delete, |text| FileChange::Write(text.clone().into_bytes()));

@@ -111,7 +111,7 @@ pub async fn take_stock(settings: &Settings, keeper: &Keeper) -> Result<Vec<Sess
     for session in keeper.resumable()? {
         let id = session.id.clone();
         let before = session.abnormal_ends;
-        let mut run = Run { session, plan: None, milestone: None };
+        let mut run = Run::of(session);
         run.apply(Happened::EndedAbnormally, &settings.session, now);
         match &run.session.interrupt {
             Some(interrupt) if interrupt.parked => {
@@ -193,6 +193,12 @@ impl Handle {
         let session = session.clone();
         let answer = self.ask(|reply| SupervisorMsg::TakeUp { session, retry, reply }).await;
         answer.unwrap_or(Err(SupervisorError::ShuttingDown))
+    }
+
+    /// From now on has models do what stand-ins have done, as soon as they can be asked again. For a process that stays.
+    pub fn begin_redeeming(&self) {
+        // A supervisor that has gone has nothing to make up for.
+        let _ = self.supervisor.cast(SupervisorMsg::Redeem);
     }
 
     /// Stops a session and keeps its branch; durable when this returns.

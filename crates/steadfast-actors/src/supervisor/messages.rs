@@ -8,6 +8,7 @@ use steadfast_core::session::Session;
 use steadfast_prompt::Idea;
 use tokio::sync::{oneshot, watch};
 
+use super::redeem::Look;
 use crate::model::ModelStatus;
 use crate::settings::Settings;
 use crate::tidy::Pruned;
@@ -229,6 +230,12 @@ pub(crate) enum SupervisorMsg {
         /// How many breakers were reset, when done.
         reply: oneshot::Sender<usize>,
     },
+    /// From now on have models do what stand-ins have done.
+    Redeem,
+    /// Something that is owed may be due: a breaker has moved, or the timer with this number has run out.
+    LookAtDebts(Option<u64>),
+    /// That was looked at.
+    DebtsLooked(Result<Look, String>),
     /// Begin no session, for this reason; `None`: go on.
     Pause(Option<String>),
     /// Something after which everything is to be saved and ended.

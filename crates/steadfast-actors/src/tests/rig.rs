@@ -36,6 +36,7 @@ pub(crate) fn session_policy() -> session::Policy {
         min_success_rate: MinSuccessRate::HALF,
         graceful_degradation: true,
         has_checks: false,
+        redeem: true,
     }
 }
 
@@ -257,5 +258,6 @@ pub(super) fn task_of(session: &SessionId, nth: u32) -> Task {
         }),
         accept: Arc::new(|text| if text == "good" { Ok(()) } else { Err("BadAnswer it is not good".to_owned()) }),
         json: false,
+        patient: true,
     }
 }

@@ -388,6 +388,7 @@ fn settings(state_dir: PathBuf, model: &Scripted, tracker: &Arc<Tracker>) -> Set
         breaker: BreakerConfig { failure_threshold: NonZeroU32::new(3).unwrap(), ..BreakerConfig::default() },
         failover: failover::Policy { outage_patience: Duration::ZERO, ..failover::Policy::default() },
         auto_timeout: false,
+        redeem_within: Some(S(24 * 3600)),
         fail_primary: false,
         session: session_policy(),
         max_parallel_agents: NonZeroUsize::new(4).unwrap(),

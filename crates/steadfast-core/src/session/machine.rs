@@ -1,7 +1,10 @@
 //! The transitions of a session. No clock, no log, no IO: the shell carries out [`Action`]s and reports [`Event`]s.
 
+use std::collections::BTreeSet;
+
 use crate::ids::{CommitId, RepoPath};
 use crate::plan::{Plan, ReviewIssue};
+use crate::session::redeem::{self, AtWork, Debts, Owed};
 use crate::session::state::{
     AgentDone, AgentResult, CheckOutcome, CommitIntent, Interrupt, Milestone, Phase, ReviewOutcome, Session, Stage,
     StepKey, Target, Writer,
@@ -26,6 +29,8 @@ pub struct Policy {
     pub graceful_degradation: bool,
     /// Some check is configured.
     pub has_checks: bool,
+    /// What stand-ins do is remembered, to be made up for.
+    pub redeem: bool,
 }
 
 impl Policy {
@@ -115,6 +120,19 @@ pub enum Event {
     Resumed,
     /// A failed or cancelled session is taken up again at its last good milestone.
     Retried,
+    /// A completed session is taken up again, to have a model do what a stand-in has done.
+    Redeem {
+        /// What.
+        what: Owed,
+        /// The milestone that it belongs to, as it is kept; `None` for the plan.
+        milestone: Option<Box<Milestone>>,
+        /// For a review: the commit that the milestone was built on.
+        base: Option<CommitId>,
+        /// For files: those that other milestones have changed since.
+        touched: BTreeSet<RepoPath>,
+    },
+    /// No model did what is being made up for; for a person. The stand-in's work stays.
+    NotRedeemed(String),
     /// Its owner stopped it.
     Cancelled,
 }
@@ -142,6 +160,15 @@ pub enum Follow {
     MilestoneDone,
     /// The session reached a final phase.
     Ended,
+    /// A redemption did not come off; the milestone stands again as it stood before.
+    PutBack {
+        /// For a person.
+        why: String,
+        /// It will not be tried again.
+        for_good: bool,
+    },
+    /// This was made good.
+    MadeGood(Owed),
 }
 
 /// A session at work.
@@ -153,9 +180,27 @@ pub struct Run {
     pub plan: Option<Plan>,
     /// The milestone [`Session::current`]; `None` before planning is over.
     pub milestone: Option<Milestone>,
+    /// What stand-ins have done, and what of it was made good.
+    pub debts: Debts,
 }
 
 impl Run {
+    /// A session of which only the head is known.
+    pub fn of(session: Session) -> Self {
+        Self { session, plan: None, milestone: None, debts: Debts::default() }
+    }
+
+    /// What is being made up for.
+    pub fn redeeming(&self) -> Option<Owed> {
+        self.debts.at_work.as_ref().map(|at_work| at_work.what)
+    }
+
+    /// The commit that the milestone at work builds on.
+    pub fn base(&self) -> &CommitId {
+        let base = self.debts.at_work.as_ref().and_then(|at_work| at_work.base.as_ref());
+        base.unwrap_or(&self.session.tip)
+    }
+
     /// What comes next, from the state alone.
     pub fn action(&self, policy: &Policy) -> Action {
         if self.session.interrupt.is_some() {
@@ -194,16 +239,29 @@ impl Run {
     pub fn apply(&mut self, event: Event, policy: &Policy, now_ms: u64) -> Vec<Follow> {
         self.session.updated_ms = now_ms;
         match event {
-            Event::Planned { plan, degraded } => self.planned(plan, degraded),
+            Event::Planned { plan, degraded } => self.planned(plan, degraded, policy, now_ms),
             Event::BaselineChecked(failing) => {
                 self.session.failing_before = Some(failing);
                 Vec::new()
             }
-            Event::AgentsEnded(results) => self.agents_ended(results, policy),
-            Event::Degraded(files) => self.degraded(files),
+            Event::AgentsEnded(results) => self.agents_ended(results, policy, now_ms),
+            Event::Degraded(files) => self.degraded(files, policy, now_ms),
             Event::Checked(checks) => self.checked(checks),
             Event::Reviewed(review) => self.reviewed(review, policy, now_ms),
             Event::Committed(commit) => self.committed(commit),
+            // A session that was over stays as it was, whatever keeps somebody from making up for a part of it.
+            Event::Failed(error) if self.redeeming().is_some() => self.put_back(error, true, now_ms),
+            Event::Cancelled if self.redeeming().is_some() => {
+                self.put_back("its owner stopped it".to_owned(), true, now_ms)
+            }
+            // Its budget is spent; that of a day is another one tomorrow.
+            Event::Interrupted(Interrupt { reason, parked: true, .. }) if self.redeeming().is_some() => {
+                self.put_back(reason, false, now_ms)
+            }
+            Event::NotRedeemed(why) => self.put_back(why, false, now_ms),
+            Event::Redeem { what, milestone, base, touched } => {
+                self.redeem(what, milestone.map(|milestone| *milestone), base, &touched, now_ms)
+            }
             Event::Failed(error) => {
                 self.session.error = Some(error);
                 self.end(Phase::Failed)
@@ -259,9 +317,87 @@ impl Run {
         }
     }
 
-    fn planned(&mut self, plan: Plan, degraded: bool) -> Vec<Follow> {
+    /// Begins to make up for something. What does not fit (it is owed no more, the session is at work) changes nothing.
+    fn redeem(
+        &mut self,
+        what: Owed,
+        milestone: Option<Milestone>,
+        base: Option<CommitId>,
+        touched: &BTreeSet<RepoPath>,
+        now_ms: u64,
+    ) -> Vec<Follow> {
+        let is_open = self.debts.are_open() && self.debts.owed().contains(&what) && self.redeeming().is_none();
+        let is_its_own = milestone.as_ref().map(|milestone| milestone.index) == what.milestone();
+        if self.session.phase != Phase::Completed || !is_open || !is_its_own {
+            return Vec::new();
+        }
+        let at_work = match milestone.clone() {
+            None => {
+                self.session.phase = Phase::Planning;
+                None
+            }
+            Some(mut before) => {
+                let first_round = self.debts.first_round();
+                match what {
+                    Owed::Review(_) => {
+                        before.stage = Stage::Reviewing;
+                        self.session.phase = Phase::Reviewing;
+                        Some(before)
+                    }
+                    Owed::Plan | Owed::Milestone(_) => match redeem::anew(&before, touched, first_round) {
+                        Some(anew) => {
+                            self.session.phase = Phase::Implementing;
+                            Some(anew)
+                        }
+                        None => {
+                            let why = "every file of it is one that must not be touched".to_owned();
+                            return self.put_back(why, true, now_ms);
+                        }
+                    },
+                }
+            }
+        };
+        if let Some(at_work) = at_work {
+            self.session.current = at_work.index;
+            self.milestone = Some(at_work);
+        }
+        self.session.abnormal_ends = 0;
+        self.debts.at_work = Some(AtWork { what, before: milestone, base });
+        Vec::new()
+    }
+
+    /// Everything stands again as it stood before the redemption.
+    fn put_back(&mut self, why: String, for_good: bool, now_ms: u64) -> Vec<Follow> {
+        if let Some(before) = self.debts.at_work.take().and_then(|at_work| at_work.before) {
+            self.milestone = Some(before);
+        }
+        self.debts.missed(why.clone(), for_good, now_ms);
+        let for_good = self.debts.left.is_some();
+        let mut follow = vec![Follow::PutBack { why, for_good }];
+        self.session.current = self.session.n_milestones;
+        follow.extend(self.end(Phase::Completed));
+        follow
+    }
+
+    fn planned(&mut self, plan: Plan, degraded: bool, policy: &Policy, now_ms: u64) -> Vec<Follow> {
         if !matches!(self.session.phase, Phase::Queued | Phase::Planning) {
             return Vec::new();
+        }
+        if self.redeeming().is_some() {
+            // The template's milestones are done and stay; those of the plan come after them.
+            let first = self.session.n_milestones + 1;
+            let mut milestones = self.plan.take().map(|before| before.milestones).unwrap_or_default();
+            milestones.extend(plan.milestones);
+            self.session.n_milestones = milestones.len() as u32;
+            self.session.plan_degraded = false;
+            self.plan = Some(Plan { milestones, ..plan });
+            self.debts.made_good(None, now_ms);
+            let mut follow = vec![Follow::MadeGood(Owed::Plan)];
+            follow.extend(self.begin(first));
+            return follow;
+        }
+        if degraded && policy.redeem {
+            self.debts.owe(Owed::Plan, now_ms);
         }
         self.session.n_milestones = plan.milestones.len() as u32;
         self.session.plan_degraded = degraded;
@@ -289,7 +425,8 @@ impl Run {
         vec![Follow::Ended]
     }
 
-    fn agents_ended(&mut self, results: Vec<(usize, AgentResult)>, policy: &Policy) -> Vec<Follow> {
+    fn agents_ended(&mut self, results: Vec<(usize, AgentResult)>, policy: &Policy, now_ms: u64) -> Vec<Follow> {
+        let is_redeeming = self.redeeming().is_some();
         let Some(milestone) = &mut self.milestone else { return Vec::new() };
         match &milestone.stage {
             Stage::Writing => {
@@ -321,6 +458,12 @@ impl Run {
                     if milestone.agents.iter().any(|agent| agent.result.is_none()) {
                         return follow;
                     }
+                }
+                if is_redeeming {
+                    let mut follow = follow;
+                    let why = format!("only {ok} of {all} files of milestone {} could be written", milestone.index);
+                    follow.extend(self.put_back(why, false, now_ms));
+                    return follow;
                 }
                 if policy.graceful_degradation {
                     milestone.stage = Stage::Degrading;
@@ -358,8 +501,11 @@ impl Run {
         follow
     }
 
-    fn degraded(&mut self, files: Vec<RepoPath>) -> Vec<Follow> {
+    fn degraded(&mut self, files: Vec<RepoPath>, policy: &Policy, now_ms: u64) -> Vec<Follow> {
         if let Some(milestone) = self.milestone.as_mut().filter(|m| m.stage == Stage::Degrading) {
+            if policy.redeem {
+                self.debts.owe(Owed::Milestone(milestone.index), now_ms);
+            }
             milestone.manual = Some(files);
             // The code is as it was at the milestone's start; its checks say nothing about the task file.
             milestone.stage = Stage::Reviewing;
@@ -386,16 +532,32 @@ impl Run {
         };
         // A stand-in's findings are facts about the files; a model can only mend them when one answers, and the coder's
         // models are other ones than the reviewer's, so they are worth a round, too.
+        let is_review_alone =
+            self.debts.at_work.as_ref().is_some_and(|at_work| matches!(at_work.what, Owed::Review(_)));
+        // A manual task has nothing to review.
+        let is_owed = review.degraded && milestone.manual.is_none();
         milestone.review = Some(review);
+        if is_review_alone {
+            // What it says is for a person: others may have built on this milestone since.
+            milestone.stage = Stage::Done;
+            return vec![Follow::MilestoneDone];
+        }
+        match is_owed {
+            true if policy.redeem => self.debts.owe(Owed::Review(milestone.index), now_ms),
+            true => {}
+            false => self.debts.clear(Owed::Review(milestone.index)),
+        }
         let fixable = milestone.manual.is_none() && !milestone.approved();
-        let wanted = if fixable && milestone.round < policy.max_review_rounds { to_fix(milestone) } else { Vec::new() };
+        let wanted =
+            if fixable && milestone.fix_rounds() < policy.max_review_rounds { to_fix(milestone) } else { Vec::new() };
         if !wanted.is_empty() {
             milestone.round += 1;
             milestone.stage = Stage::Fixing { agents: wanted };
             self.session.phase = Phase::Implementing;
-            return vec![Follow::FixesWanted { round: milestone.round }];
+            return vec![Follow::FixesWanted { round: milestone.fix_rounds() }];
         }
-        let message = commit_message(&self.session, milestone);
+        let redeems = self.debts.at_work.as_ref().map(|at_work| at_work.what);
+        let message = commit_message(&self.session, milestone, redeems);
         let parent = self.session.tip.clone();
         milestone.stage = Stage::Committing(CommitIntent { parent, message, time_s: (now_ms / 1000) as i64 });
         Vec::new()
@@ -407,6 +569,10 @@ impl Run {
         };
         if let Some(commit) = &commit {
             self.session.tip = commit.clone();
+        }
+        if commit.is_none() {
+            // There is nothing to review.
+            self.debts.clear(Owed::Review(milestone.index));
         }
         milestone.commit = commit;
         milestone.stage = Stage::Done;
@@ -421,6 +587,14 @@ impl Run {
         match &self.milestone {
             Some(milestone) if milestone.stage == Stage::Done => {
                 self.session.updated_ms = now_ms;
+                if let Some(what) = self.redeeming() {
+                    let commit = milestone.commit.clone().filter(|_| matches!(what, Owed::Milestone(_)));
+                    self.debts.made_good(commit, now_ms);
+                    self.session.current = self.session.n_milestones;
+                    let mut follow = vec![Follow::MadeGood(what)];
+                    follow.extend(self.end(Phase::Completed));
+                    return follow;
+                }
                 self.begin(milestone.index + 1)
             }
             _ => Vec::new(),
@@ -496,11 +670,14 @@ fn one_line(text: &str, most: usize) -> String {
 
 /// Subject, description, what is missing, trailers. Text of models is cut to plain lines, so that none of it can pass
 /// for a trailer of ours: the trailers are the last paragraph.
-fn commit_message(session: &Session, milestone: &Milestone) -> String {
+fn commit_message(session: &Session, milestone: &Milestone, redeems: Option<Owed>) -> String {
     let mut parts = vec![one_line(&milestone.plan.name, 72)];
     let description = one_line(&milestone.plan.description, 2000);
     if !description.is_empty() {
         parts.push(wrap(&description, 72));
+    }
+    if redeems.is_some() {
+        parts.push("A model has written this milestone after all: its manual task is taken away.".to_owned());
     }
     if milestone.manual.is_some() {
         parts.push("No model could write this milestone: a manual task stands in for it.".to_owned());
@@ -522,7 +699,11 @@ fn commit_message(session: &Session, milestone: &Milestone) -> String {
             parts.push(format!("Not written:\n{}", missing.join("\n")));
         }
     }
-    parts.push(format!("Steadfast-Session: {}\nSteadfast-Milestone: {}", session.id, milestone.index));
+    let mut trailers = format!("Steadfast-Session: {}\nSteadfast-Milestone: {}", session.id, milestone.index);
+    if let Some(what) = redeems {
+        trailers.push_str(&format!("\nSteadfast-Redeems: {}", what.stand_in()));
+    }
+    parts.push(trailers);
     parts.join("\n\n") + "\n"
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Fault, Usage};
 use crate::ids::{CommitId, IdeaId, ModelId, RepoPath, Role, SessionId};
 use crate::plan::{Change, PlannedMilestone, Review};
+use crate::session::redeem::ROUNDS;
 use crate::tally::FileTally;
 
 /// Where a session stands (SPEC 7).
@@ -488,6 +489,11 @@ impl Milestone {
             manual: None,
             commit: None,
         }
+    }
+
+    /// Rounds of fixes begun since the milestone was written, or written again in the place of a manual task.
+    pub fn fix_rounds(&self) -> u32 {
+        self.round % ROUNDS
     }
 
     /// Counts the agents' results; those without one count as failed.

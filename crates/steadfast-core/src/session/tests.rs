@@ -16,6 +16,7 @@ fn policy() -> Policy {
         min_success_rate: MinSuccessRate::HALF,
         graceful_degradation: true,
         has_checks: false,
+        redeem: true,
     }
 }
 
@@ -42,7 +43,7 @@ fn queued() -> Run {
         allow_degraded: false,
         error: None,
     };
-    Run { session, plan: None, milestone: None }
+    Run::of(session)
 }
 
 fn file(path: &str, change: Change) -> PlannedFile {
@@ -384,4 +385,219 @@ fn a_step_key_tells_which_execution_it_names() {
     for text in ["", "x", "m1/coder/a", "m1.r/reviewer", "m1.r0/writer/a", "m1.r0/reviewer/a"] {
         assert_eq!(StepKey::from_text(text).place(), None, "{text}");
     }
+}
+
+/// A session whose first milestone is a manual task, and whose second one is written; completed.
+fn with_a_manual_task() -> (Run, Milestone) {
+    let policy = policy();
+    let mut run = writing(&["a.js", "b.js", "c.js"]);
+    for _ in 0..3 {
+        let results = vec![(0, done("a.js")), (1, failed("x")), (2, failed("y"))];
+        run.apply(Event::AgentsEnded(results), &policy, 3);
+    }
+    run.apply(Event::Degraded(vec![RepoPath::new(".steadfast/tasks/002-feature-m1.md").unwrap()]), &policy, 4);
+    run.apply(review(true, None), &policy, 5);
+    run.apply(Event::Committed(Some(commit('b'))), &policy, 6);
+    let manual = run.milestone.clone().unwrap();
+    let _ = run.advance(7);
+    run.apply(Event::AgentsEnded(vec![(0, done("later.js"))]), &policy, 8);
+    run.apply(review(true, None), &policy, 9);
+    run.apply(Event::Committed(Some(commit('c'))), &policy, 10);
+    assert_eq!(run.advance(11), [Follow::Ended]);
+    (run, manual)
+}
+
+fn redeem(what: Owed, milestone: Option<&Milestone>, touched: &[&str]) -> Event {
+    let touched = touched.iter().map(|path| RepoPath::new(path).unwrap()).collect();
+    Event::Redeem { what, milestone: milestone.cloned().map(Box::new), base: None, touched }
+}
+
+#[test]
+fn a_manual_task_is_made_up_for_by_one_commit_on_the_tip_and_the_session_is_over_again() {
+    let policy = policy();
+    let (mut run, manual) = with_a_manual_task();
+    assert_eq!(run.debts.owed(), [Owed::Milestone(1)]);
+    run.apply(redeem(Owed::Milestone(1), Some(&manual), &[]), &policy, 20);
+    assert_eq!((run.session.phase, run.session.current), (Phase::Implementing, 1));
+    let Action::Write { agents, .. } = run.action(&policy) else { panic!("expected to write") };
+    assert_eq!(agents.iter().map(|task| task.place).collect::<Vec<_>>(), [1, 2], "the draft is used");
+    assert_eq!(agents[0].step, StepKey::coder(1, 1000, Some(&RepoPath::new("b.js").unwrap())));
+    run.apply(Event::AgentsEnded(vec![(1, done("b.js")), (2, done("c.js"))]), &policy, 21);
+    // Fixes are as many as for any milestone.
+    assert_eq!(run.apply(review(false, Some("b.js")), &policy, 22), [Follow::FixesWanted { round: 1 }]);
+    run.apply(Event::AgentsEnded(vec![(1, done("b.js"))]), &policy, 23);
+    run.apply(review(true, None), &policy, 24_000);
+    let Action::Commit(intent) = run.action(&policy) else { panic!("expected a commit") };
+    assert_eq!((intent.parent, intent.time_s), (commit('c'), 24));
+    assert!(intent.message.ends_with("Steadfast-Milestone: 1\nSteadfast-Redeems: manual\n"), "{}", intent.message);
+    assert_eq!(run.debts.task_files(), manual.manual.as_deref().unwrap());
+    assert_eq!(run.apply(Event::Committed(Some(commit('d'))), &policy, 25), [Follow::MilestoneDone]);
+    assert_eq!(run.milestone.as_ref().unwrap().status(), MilestoneStatus::Completed);
+    assert_eq!(run.advance(26), [Follow::MadeGood(Owed::Milestone(1)), Follow::Ended]);
+    assert_eq!((run.session.phase, run.session.current), (Phase::Completed, 2));
+    assert_eq!((run.session.tip.clone(), run.debts.are_open()), (commit('d'), false));
+    assert_eq!(run.debts.redeemed[0].commit, Some(commit('d')));
+}
+
+#[test]
+fn a_draft_whose_file_was_changed_since_is_not_laid_over_that() {
+    let policy = policy();
+    let (mut run, manual) = with_a_manual_task();
+    run.apply(redeem(Owed::Milestone(1), Some(&manual), &["a.js"]), &policy, 20);
+    assert_eq!(places(&run.action(&policy)), [0, 1, 2]);
+}
+
+#[test]
+fn a_redemption_that_does_not_come_off_leaves_everything_as_it_was_and_is_tried_later() {
+    let policy = policy();
+    let (completed, manual) = with_a_manual_task();
+    let stops = [
+        Event::AgentsEnded(vec![(1, failed("x")), (2, failed("y"))]),
+        Event::NotRedeemed("no model answered".to_owned()),
+        Event::Interrupted(Interrupt { reason: "spent".to_owned(), at_ms: 3, emergency: false, parked: true }),
+    ];
+    for stop in stops {
+        let mut run = completed.clone();
+        run.apply(redeem(Owed::Milestone(1), Some(&manual), &[]), &policy, 20);
+        let follow = run.apply(stop, &policy, 21);
+        assert!(matches!(&follow[follow.len() - 2..], [Follow::PutBack { for_good: false, .. }, Follow::Ended]));
+        assert_eq!((run.session.phase, run.session.current), (Phase::Completed, 2));
+        assert_eq!((run.session.interrupt.clone(), run.session.error.clone()), (None, None));
+        assert_eq!((run.milestone.as_ref(), run.action(&policy)), (Some(&manual), Action::Rest));
+        let day = std::time::Duration::from_secs(86_400);
+        assert_eq!(run.debts.due(22, day), Due::From(21 + 60_000, vec![Owed::Milestone(1)]));
+    }
+}
+
+#[test]
+fn a_redemption_that_breaks_or_is_stopped_by_its_owner_is_left_for_a_person() {
+    let policy = policy();
+    let (completed, manual) = with_a_manual_task();
+    for stop in [Event::Failed("a commit that is not ours".to_owned()), Event::Cancelled] {
+        let mut run = completed.clone();
+        run.apply(redeem(Owed::Milestone(1), Some(&manual), &[]), &policy, 20);
+        let follow = run.apply(stop, &policy, 21);
+        assert!(matches!(&follow[..], [Follow::PutBack { for_good: true, .. }, Follow::Ended]));
+        assert_eq!((run.session.phase, run.debts.are_open()), (Phase::Completed, false));
+    }
+}
+
+#[test]
+fn an_interrupted_redemption_goes_on_at_the_same_action() {
+    let policy = policy();
+    let (mut run, manual) = with_a_manual_task();
+    run.apply(redeem(Owed::Milestone(1), Some(&manual), &[]), &policy, 20);
+    let before = run.action(&policy);
+    let interrupt = Interrupt { reason: "SIGTERM received".to_owned(), at_ms: 21, emergency: true, parked: false };
+    run.apply(Event::Interrupted(interrupt), &policy, 21);
+    assert_eq!((run.action(&policy), run.session.can_resume()), (Action::Rest, true));
+    run.apply(Event::Resumed, &policy, 22);
+    assert_eq!((run.action(&policy), run.redeeming()), (before, Some(Owed::Milestone(1))));
+}
+
+#[test]
+fn only_what_is_owed_by_a_completed_session_is_made_up_for() {
+    let policy = policy();
+    let (completed, manual) = with_a_manual_task();
+    let mut run = completed.clone();
+    assert!(run.apply(redeem(Owed::Review(1), Some(&manual), &[]), &policy, 20).is_empty());
+    assert!(run.apply(redeem(Owed::Milestone(2), Some(&manual), &[]), &policy, 20).is_empty());
+    assert!(run.apply(redeem(Owed::Milestone(1), None, &[]), &policy, 20).is_empty());
+    assert_eq!(run.session.phase, Phase::Completed);
+    let mut cancelled = completed;
+    cancelled.session.phase = Phase::Cancelled;
+    assert!(cancelled.apply(redeem(Owed::Milestone(1), Some(&manual), &[]), &policy, 20).is_empty());
+    assert_eq!(cancelled.redeeming(), None);
+}
+
+#[test]
+fn without_redeem_nothing_is_remembered() {
+    let policy = Policy { redeem: false, ..policy() };
+    let mut run = queued();
+    run.apply(Event::Planned { plan: Plan::template(), degraded: true }, &policy, 2);
+    for _ in 0..3 {
+        run.apply(Event::AgentsEnded(vec![(0, failed("x"))]), &policy, 3);
+    }
+    run.apply(Event::Degraded(Vec::new()), &policy, 4);
+    assert_eq!(run.debts, Debts::default());
+}
+
+fn static_checks() -> Event {
+    let Event::Reviewed(outcome) = review(true, None) else { unreachable!() };
+    Event::Reviewed(ReviewOutcome { writer: Writer::StandIn("static-checks".to_owned()), degraded: true, ..outcome })
+}
+
+/// A completed session of one milestone that was checked statically.
+fn checked_statically() -> (Run, Milestone) {
+    let policy = policy();
+    let mut run = queued();
+    run.apply(Event::Planned { plan: plan_of(vec![planned(&["a.js"])]), degraded: false }, &policy, 2);
+    run.apply(Event::AgentsEnded(vec![(0, done("a.js"))]), &policy, 3);
+    run.apply(static_checks(), &policy, 4);
+    run.apply(Event::Committed(Some(commit('b'))), &policy, 5);
+    let milestone = run.milestone.clone().unwrap();
+    let _ = run.advance(6);
+    (run, milestone)
+}
+
+#[test]
+fn a_review_is_made_up_for_without_a_commit_and_its_rejection_brings_no_fixes() {
+    let policy = policy();
+    for approved in [true, false] {
+        let (mut run, milestone) = checked_statically();
+        assert_eq!(run.debts.owed(), [Owed::Review(1)]);
+        let what = Owed::Review(1);
+        let milestone = Some(Box::new(milestone));
+        let base = Some(commit('a'));
+        run.apply(Event::Redeem { what, milestone, base, touched: Default::default() }, &policy, 20);
+        assert_eq!(run.action(&policy), Action::Review { step: StepKey::review(1, 0), static_only: false });
+        assert_eq!(run.base(), &commit('a'));
+        assert_eq!(run.apply(review(approved, Some("a.js")), &policy, 21), [Follow::MilestoneDone]);
+        assert_eq!(run.milestone.as_ref().unwrap().approved(), approved);
+        assert_eq!(run.advance(22), [Follow::MadeGood(what), Follow::Ended]);
+        assert_eq!((run.session.tip.clone(), run.debts.are_open()), (commit('b'), false));
+        assert_eq!(run.milestone.as_ref().unwrap().commit, Some(commit('b')));
+    }
+}
+
+#[test]
+fn a_reviewer_who_answers_in_a_later_round_leaves_nothing_owed() {
+    let policy = policy();
+    let mut run = writing(&["a.js"]);
+    run.apply(Event::AgentsEnded(vec![(0, done("a.js"))]), &policy, 3);
+    let Event::Reviewed(outcome) = review(false, None) else { unreachable!() };
+    run.apply(Event::Reviewed(ReviewOutcome { degraded: true, ..outcome }), &policy, 4);
+    assert_eq!(run.debts.owed(), [Owed::Review(1)]);
+    run.apply(Event::AgentsEnded(vec![(0, done("a.js"))]), &policy, 5);
+    run.apply(review(true, None), &policy, 6);
+    assert_eq!(run.debts.owed(), []);
+}
+
+#[test]
+fn a_template_is_made_up_for_by_a_plan_whose_milestones_come_after_its_own() {
+    let policy = policy();
+    let mut run = queued();
+    run.apply(Event::Planned { plan: Plan::template(), degraded: true }, &policy, 2);
+    let nothing = || AgentResult::Done(AgentDone { paths: Vec::new(), ..agent_done() });
+    for at in 0..2 {
+        run.apply(Event::AgentsEnded(vec![(0, nothing())]), &policy, 3 + at);
+        run.apply(review(true, None), &policy, 4);
+        run.apply(Event::Committed(None), &policy, 5);
+        let _ = run.advance(6);
+    }
+    assert_eq!((run.session.phase, run.debts.owed()), (Phase::Completed, vec![Owed::Plan]));
+    run.apply(redeem(Owed::Plan, None, &[]), &policy, 20);
+    assert_eq!((run.session.phase, run.action(&policy)), (Phase::Planning, Action::Plan));
+    let follow = run.apply(Event::Planned { plan: plan_of(vec![planned(&["a.js"])]), degraded: false }, &policy, 21);
+    assert_eq!(follow, [Follow::MadeGood(Owed::Plan)]);
+    assert_eq!((run.session.current, run.session.n_milestones, run.session.plan_degraded), (3, 3, false));
+    // From here on it is a session like any other.
+    assert_eq!((run.redeeming(), run.session.phase), (None, Phase::Implementing));
+    let names: Vec<&str> = run.plan.as_ref().unwrap().milestones.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["Analyze requirements", "Implement changes", "Create API endpoints"]);
+}
+
+fn agent_done() -> AgentDone {
+    let AgentResult::Done(done) = done("a.js") else { unreachable!() };
+    done
 }

@@ -51,6 +51,7 @@ async fn serve(global: &Global, setup: Setup, manager: &ServiceManager) -> Outco
             tracing::warn!(%session, error = %error, "session not resumed");
         }
     }
+    handle.begin_redeeming();
     let mut alarm = handle.alarm().subscribe();
     signals::panics_raise(handle.alarm().clone());
     let socket = socket_path(setup.state_dir());

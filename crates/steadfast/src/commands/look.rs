@@ -63,6 +63,8 @@ pub(crate) fn one(keeper: &Keeper, id: &SessionId, policy: &Policy) -> Result<Re
     let mut report = Report::new(&record, policy, true);
     report.add_history(keeper, id)?;
     report.damaged = keeper.damaged(id).map_err(|error| failed("cannot read the store", &error))?;
+    let debts = keeper.debts(id).map_err(|error| failed("cannot read the store", &error))?;
+    debts.iter().for_each(|debts| report.add_debts(debts));
     Ok(report)
 }
 

@@ -113,6 +113,7 @@ impl AtWork {
             Event::AttemptFailed { .. }
             | Event::ModelRefused { .. }
             | Event::Degraded { .. }
+            | Event::Redemption { .. }
             | Event::Planned { .. }
             | Event::BreakerChanged { .. }
             | Event::TimeoutRaised { .. }

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use steadfast_actors::Event;
 use steadfast_actors::event::{Place, WaitReason};
+use steadfast_actors::{Event, RedemptionStep};
 use steadfast_core::breaker::State;
 use steadfast_core::ids::SessionId;
 
@@ -125,6 +125,17 @@ fn parts(event: &Event) -> (&'static str, Option<&SessionId>, Value) {
         Event::Exhausted { place } => ("exhausted", Some(&place.session), at(place, Value::Null)),
         Event::Degraded { place, stand_in } => {
             ("degraded", Some(&place.session), at(place, json!({ "standIn": stand_in })))
+        }
+        Event::Redemption { session, what, step } => {
+            let (step, why) = match step {
+                RedemptionStep::Begun => ("begun", None),
+                RedemptionStep::Done => ("done", None),
+                RedemptionStep::PutBack { why } => ("put_back", Some(why)),
+                RedemptionStep::Left { why } => ("left", Some(why)),
+            };
+            let (stand_in, milestone) = (what.stand_in(), what.milestone());
+            let more = json!({ "standIn": stand_in, "milestone": milestone, "step": step, "why": why });
+            ("redemption", Some(session), more)
         }
         Event::BreakerChanged { model, from, to, status, reason, retry_in_ms } => (
             "breaker_changed",
