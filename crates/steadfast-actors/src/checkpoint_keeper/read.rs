@@ -122,6 +122,10 @@ impl Keeper {
             milestones.push(decode::<Milestone>(MILESTONE, &record)?);
         }
         let issues = self.issues_of(session)?;
+        // Packed between two of these looks, it has no parts any more.
+        if let Some(packed) = self.packed(session)? {
+            return Ok(Some(packed));
+        }
         Ok(Some(SessionRecord { session: head, plan, milestones, issues }))
     }
 
@@ -137,6 +141,16 @@ impl Keeper {
     pub(crate) fn issue_keys(&self, session: &SessionId) -> HashSet<String> {
         let issues = self.issues_of(session).unwrap_or_default();
         issues.into_iter().map(|record| record.issue.key).collect()
+    }
+
+    /// The issues of a session, packed or not.
+    fn issues_kept(&self, session: &SessionId) -> Result<Vec<IssueRecord>, KeeperError> {
+        if let Some(packed) = self.packed(session)? {
+            return Ok(packed.issues);
+        }
+        let issues = self.issues_of(session)?;
+        // Packed between these two looks, it has no parts any more; and it stays packed.
+        Ok(self.packed(session)?.map_or(issues, |packed| packed.issues))
     }
 
     /// The chunks of a session's events, oldest first.
@@ -345,11 +359,7 @@ impl Keeper {
     /// [`KeeperError`].
     pub(crate) fn issue(&self, key: &str) -> Result<Option<IssueRecord>, KeeperError> {
         let Some(session) = key.get(..19).and_then(|id| SessionId::parse(id).ok()) else { return Ok(None) };
-        let issues = match self.packed(&session)? {
-            Some(packed) => packed.issues,
-            None => self.issues_of(&session)?,
-        };
-        Ok(issues.into_iter().find(|issue| issue.issue.key == key))
+        Ok(self.issues_kept(&session)?.into_iter().find(|issue| issue.issue.key == key))
     }
 
     /// Every issue of every session that is kept, oldest session first.
@@ -360,10 +370,7 @@ impl Keeper {
         let mut issues = Vec::new();
         for key in self.store().keys(&Scan::all(Prefix::session_heads()))? {
             let Some(session) = key.session() else { continue };
-            match self.packed(&session)? {
-                Some(packed) => issues.extend(packed.issues),
-                None => issues.extend(self.issues_of(&session)?),
-            }
+            issues.extend(self.issues_kept(&session)?);
         }
         Ok(issues)
     }

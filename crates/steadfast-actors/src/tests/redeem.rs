@@ -9,11 +9,14 @@ use steadfast_core::fault::Fault;
 use steadfast_core::ids::{Role, SessionId};
 use steadfast_core::session::{Due, MilestoneStatus, Owed, Phase};
 use steadfast_model::CallRequest;
+use steadfast_store::{Batch, CheckpointStore as _, Key, Prefix};
 use tokio::time::Instant;
 
-use super::rig::{S, model_id};
+use super::rig::{S, model_id, session_policy};
 use super::script::{Gate, Journal, Reply, Scripted, fails};
+use super::store::SlowStore;
 use super::yard::{Yard, all_rounder, good};
+use crate::checkpoint_keeper::Keeper;
 
 /// Three files of the first milestone, each once in each of three tries.
 const REFUSED: usize = 9;
@@ -131,4 +134,33 @@ async fn a_redemption_takes_no_place_from_a_new_session() {
     gate.open();
     until("its end", || is_at_rest(&yard, &id)).await;
     assert_redeemed(&yard, &id, &[1, 2, 1]);
+}
+
+/// What is closed when its session is packed must not be lost between the two.
+#[tokio::test(start_paused = true)]
+async fn an_issue_and_a_milestone_are_found_while_their_session_is_packed() {
+    let journal = Journal::new();
+    let yard = Yard::start(&refuses_at_first(&journal, REFUSED, good)).await;
+    let id = yard.submit("one", "repo").await.unwrap();
+    yard.handle.wait(&id).await;
+    yard.handle.settle_outbox(S(10)).await;
+    let whole = yard.record(&id);
+    let key = whole.issues[0].issue.key.clone();
+    // As it is packed, made beside it.
+    let beside = yard.store.after_kill();
+    let keeper = Keeper::over(Arc::new(beside.clone()), session_policy(), Vec::new()).unwrap();
+    keeper.archive(&id).await.unwrap();
+    let packed = beside.get(&Key::session_head(&id)).unwrap().unwrap().record;
+    let pack = || {
+        let store = SlowStore::over(yard.store.after_kill());
+        let keeper = Keeper::over(Arc::new(store.clone()), session_policy(), Vec::new()).unwrap();
+        let mut batch = Batch::new();
+        batch.delete_all(Prefix::session_parts(&id));
+        batch.put(Key::session_head(&id), packed.clone());
+        store.apply_before_next_scan(batch);
+        keeper
+    };
+    assert_eq!(pack().issue(&key).unwrap().map(|record| record.issue.key), Some(key));
+    assert_eq!(pack().issues().unwrap(), whole.issues);
+    assert_eq!(pack().record(&id).unwrap(), Some(whole));
 }

@@ -1,4 +1,4 @@
-//! A store whose disk can be held.
+//! A store whose disk can be held, and in which somebody else is quicker.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -10,20 +10,30 @@ use tokio::sync::oneshot;
 
 type Holds = Vec<(oneshot::Sender<()>, mpsc::Receiver<()>)>;
 
-/// The store in memory, with a disk that can be held.
+/// The store in memory, with a disk that can be held and a batch that comes in between.
 #[derive(Clone)]
 pub(super) struct SlowStore {
     inner: MemoryStore,
     holds: Arc<Mutex<Holds>>,
+    before_scan: Arc<Mutex<Option<Batch>>>,
 }
 
 impl Default for SlowStore {
     fn default() -> Self {
-        Self { inner: MemoryStore::new(), holds: Arc::default() }
+        Self::over(MemoryStore::new())
     }
 }
 
 impl SlowStore {
+    pub(super) fn over(inner: MemoryStore) -> Self {
+        Self { inner, holds: Arc::default(), before_scan: Arc::default() }
+    }
+
+    /// Somebody else's batch comes just before the next scan.
+    pub(super) fn apply_before_next_scan(&self, batch: Batch) {
+        *self.before_scan.lock().unwrap() = Some(batch);
+    }
+
     /// The next sync begins and does not end before it is released.
     pub(super) fn hold_next_sync(&self) -> HeldSync {
         let (begin, begun) = oneshot::channel();
@@ -60,6 +70,9 @@ impl CheckpointStore for SlowStore {
     }
 
     fn scan(&self, scan: &Scan) -> Result<Scanned, StoreError> {
+        if let Some(batch) = self.before_scan.lock().unwrap().take() {
+            self.inner.apply(&batch)?;
+        }
         self.inner.scan(scan)
     }
 
