@@ -27,7 +27,7 @@ use crate::support::{Output, World, files_under, milestone, rule, wait_until};
 const BRANCH: &str = "steadfast/002-feature";
 const KILL: i32 = 9;
 /// Nothing durable is done there: the watchdog's tests use it.
-const NO_STEP: [Point; 1] = [Point::SupervisorPing];
+const NO_STEP: [Point; 2] = [Point::SupervisorPing, Point::Watching];
 /// Cases at a time: a delivery that is looked for before it is repeated waits for two seconds, and nobody else should.
 const N_SIDE_BY_SIDE: usize = 6;
 

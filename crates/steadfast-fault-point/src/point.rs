@@ -33,6 +33,8 @@ impl Point {
 points! {
     /// The supervisor is about to answer a ping.
     SupervisorPing = "supervisor-ping",
+    /// A view in the terminal has connected.
+    Watching = "watching",
 
     // The store: opening.
     /// What journals hold is in the tree, and the epoch is not raised yet.

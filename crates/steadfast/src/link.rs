@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use steadfast_actors::fault_point;
+use steadfast_fault_point::{self as fault_point, Point};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::Instant;
 
@@ -169,7 +169,7 @@ impl Link {
                 () = tokio::time::sleep_until(due.at) => match due.ask(client).await {
                     Ok(standing) => {
                         self.tell(Heard::Standing(Box::new(standing))).await?;
-                        fault_point::reach("watching").await;
+                        fault_point::reach_async(Point::Watching).await;
                     }
                     Err(failure) => return Ok(Err(failure)),
                 },
