@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use steadfast_fault_point::{self as fault_point, Point};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -101,6 +101,10 @@ async fn run(command: &str, options: &CheckOptions) -> (CheckOutcome, String) {
     fault_point::reach(Point::RepoCheckBegun);
     let note = options.note.as_deref().and_then(|path| Note::write(path, &child));
     fault_point::reach(Point::RepoCheckNoted);
+    if let Some(mut gate) = child.stdin.take() {
+        // A child that has ended already has nothing to wait for.
+        gate.write_all(b"\n").await.ok();
+    }
     let mut tail = Tail::new(options.max_output_bytes);
     let deadline = tokio::time::sleep(options.timeout);
     tokio::pin!(deadline);
@@ -205,6 +209,10 @@ fn judge(status: ExitStatus, output: &str, sandbox: &Sandbox) -> CheckOutcome {
     }
 }
 
+/// Begins the command when a line comes, and not at all when the one who would send it is gone: a check that nobody has
+/// noted yet cannot be found after a `kill -9`, so it must not run.
+const GATE: &str = "read -r line && exec sh -c \"$1\" < /dev/null";
+
 fn prepare(command: &str, options: &CheckOptions) -> Command {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     let mut prepared = match &options.sandbox {
@@ -216,11 +224,11 @@ fn prepare(command: &str, options: &CheckOptions) -> Command {
         }
     };
     prepared
-        .args(["-c", command])
+        .args(["-c", GATE, "sh", command])
         .current_dir(&options.dir)
         .env_clear()
         .envs(environment(home.as_deref()))
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
     prepared
