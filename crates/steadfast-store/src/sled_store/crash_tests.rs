@@ -207,6 +207,29 @@ fn the_journal_is_forgotten_only_after_the_tree_is_on_disk() {
     assert_eq!(*steps.lock().expect("no panic"), expected);
 }
 
+/// Found by killing the program twice: in the middle of a folding, and before the small file of the next opening is written.
+#[test]
+fn two_crashes_around_an_empty_journal_look_like_no_loss() {
+    let base = tempfile::tempdir().expect("temporary directory");
+    let (first, second, third) = (base.path().join("1"), base.path().join("2"), base.path().join("3"));
+    let (store, _) = open(&first);
+    let mut batch = Batch::new();
+    batch.put(Key::meta("a"), record(&mut fastrand::Rng::with_seed(1), 10));
+    store.apply(&batch).and_then(|()| store.sync()).expect("saved");
+    fold(&store);
+    // The journal that takes the writes is empty, and the small file names it.
+    let expected = content(&store);
+    copy_folder(&first, &second);
+    let (again, report) = open(&second);
+    assert_eq!(report, OpenReport::default());
+    copy_folder(&second, &third);
+    fs::copy(first.join("epoch"), third.join("epoch")).expect("the small file as it was before");
+    drop(again);
+    let (found, report) = open(&third);
+    assert_eq!(report, OpenReport::default());
+    assert!(content(&found) == expected);
+}
+
 /// A store with `n` batches in its journal as a crash leaves it; answers what it must hold after each of them.
 fn crashed(base: &Path, n: usize) -> (PathBuf, Vec<Content>) {
     let (store, _) = open(&base.join("store"));
