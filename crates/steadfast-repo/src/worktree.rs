@@ -75,6 +75,8 @@ impl Repository {
         let worktree = Worktree { dir, branch: branch.to_owned(), git: Mutex::new(linked), admin };
         // The index is the last thing that a checkout writes.
         if !worktree.admin.join("index").exists() {
+            // A process that was killed while it checked out has left its lock.
+            worktree.clear_locks()?;
             worktree.check_out(&tip, is_new)?;
             fault_point::reach(Point::RepoWorktreeCheckedOut);
         }

@@ -56,6 +56,7 @@ fn a_worktree_that_a_crash_left_half_made_is_completed() {
         ("a checkout that did not end", &|| {
             fs::remove_file(admin.join("index")).unwrap();
             fs::remove_file(dir.join("src/a.js")).unwrap();
+            fs::write(admin.join("index.lock"), "").unwrap();
         }),
         ("no link", &|| fs::remove_file(dir.join(".git")).unwrap()),
         ("a branch that is lost", &|| {
