@@ -89,7 +89,7 @@ fn compacting_gives_the_space_of_removed_records_back_at_once_and_keeps_the_othe
     store.compact().expect("compacts");
     let after = store.usage();
     assert_eq!(after.live_bytes, before.live_bytes);
-    assert!(after.disk_bytes < before.disk_bytes && after.disk_bytes < 3 * after.live_bytes, "{before:?}, {after:?}");
+    assert!(after.disk_bytes + (2 << 20) < before.disk_bytes, "{before:?}, {after:?}");
     put(&store, "later", "saved");
     drop(store);
     let (store, report) = open(dir.path());
