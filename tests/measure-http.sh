@@ -71,7 +71,7 @@ open("many.jsonl", "w").write(text)
 PY
 rm -rf state
 run store import many.jsonl >/dev/null
-run daemon --log warn >daemon.out 2>&1 &
+"$STEADFAST" daemon --log warn --config steadfast.toml >daemon.out 2>&1 &
 DAEMON=$!
 URL=
 until [ -n "$URL" ]; do
