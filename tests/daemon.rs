@@ -6,30 +6,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use steadfast_sim::Script;
 
-use crate::support::{Running, World, milestone, rule, wait_until};
+use crate::support::{World, milestone, rule, wait_until};
 
 const BRANCH: &str = "steadfast/002-feature";
 
-fn stop(daemon: Running) {
-    daemon.signal(Signal::TERM);
-    daemon.output().expect(0);
-}
-
-/// `submit --json`; answers the session's id.
-#[track_caller]
-fn submit(world: &World) -> String {
-    let submitted = world.steadfast(&["submit", "idea.md", "--repo", "repo", "--json"]).expect(0).json();
-    assert_eq!(submitted.as_object().unwrap().keys().collect::<Vec<_>>(), ["sessionId"]);
-    submitted["sessionId"].as_str().unwrap().to_owned()
-}
-
-fn show(world: &World, id: &str) -> Value {
-    world.steadfast(&["show", id, "--json"]).expect(0).json()
-}
-
 /// Waits until a session is in this phase.
 fn reaches(world: &World, id: &str, phase: &str) -> Value {
-    wait_until(&format!("phase {phase}"), || Some(show(world, id)).filter(|report| report["phase"] == phase))
+    wait_until(&format!("phase {phase}"), || Some(world.show(id)).filter(|report| report["phase"] == phase))
 }
 
 fn first_call_hangs() -> String {
@@ -40,16 +23,16 @@ fn first_call_hangs() -> String {
 fn a_submitted_idea_is_carried_to_its_end_and_seen_over_the_socket() {
     let world = World::new(&milestone("Write", &["a.js"], &[], &[]), &[]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     let report = reaches(&world, &id, "completed");
     assert_eq!(report["sessionId"], id.as_str());
     assert_eq!(world.steadfast(&["sessions", "--json"]).expect(0).json()[0]["sessionId"], id.as_str());
     let status = world.status();
     assert_eq!((&status["daemon"], &status["sessions"]["completed"]), (&json!(true), &json!(1)));
     assert!(world.files_at(BRANCH).contains_key("a.js"));
-    stop(daemon);
+    daemon.stop();
     // Without the daemon the store says the same.
-    assert_eq!(show(&world, &id), report);
+    assert_eq!(world.show(&id), report);
 }
 
 #[test]
@@ -60,7 +43,7 @@ fn the_socket_is_its_owners_alone_and_goes_with_the_daemon() {
     let kind = std::fs::symlink_metadata(&socket).unwrap();
     assert!(kind.file_type().is_socket());
     assert_eq!(kind.permissions().mode() & 0o777, 0o600);
-    stop(daemon);
+    daemon.stop();
     assert!(!socket.exists());
 }
 
@@ -71,7 +54,7 @@ fn a_run_goes_through_a_daemon_and_reports_as_without_one() {
     let report = world.run().expect(0).json();
     assert_eq!((&report["phase"], &report["success"]), (&json!("completed"), &json!(true)));
     assert_eq!(report["milestones"][0]["files"][0]["status"], "ok");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -80,14 +63,14 @@ fn a_followed_submission_ends_with_the_report() {
     let daemon = world.start_daemon();
     let report = world.steadfast(&["submit", "idea.md", "--repo", "repo", "--follow", "--json"]).expect(0).json();
     assert_eq!(report["phase"], "completed");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
 fn a_session_at_work_is_cancelled_and_keeps_its_branch() {
     let world = World::new(&first_call_hangs(), &[]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
     assert_eq!(world.status()["sessions"]["active"], 1);
     world.steadfast(&["cancel", &id]).expect(0);
@@ -99,14 +82,14 @@ fn a_session_at_work_is_cancelled_and_keeps_its_branch() {
     world.steadfast(&["retry", &id]).expect(0);
     reaches(&world, &id, "completed");
     assert_eq!(world.asked("planner").len(), 1);
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
 fn what_it_refuses_has_exit_code_2_and_a_clear_word() {
     let world = World::new(&first_call_hangs(), &[]);
     let daemon = world.start_daemon();
-    submit(&world);
+    world.submit("idea.md");
     std::fs::create_dir(world.path("plain")).unwrap();
     for (args, word) in [
         (&["submit", "idea.md", "--repo", "repo"][..], "already at work"),
@@ -120,31 +103,31 @@ fn what_it_refuses_has_exit_code_2_and_a_clear_word() {
         assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
         assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
     }
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
 fn a_daemon_that_was_stopped_resumes_its_session_at_the_next_start() {
     let world = World::new(&first_call_hangs(), &[]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
-    stop(daemon);
-    let report = show(&world, &id);
+    daemon.stop();
+    let report = world.show(&id);
     assert_eq!((&report["interrupted"], &report["emergency_shutdown"]), (&json!(true), &json!(true)));
     assert_eq!(report["interrupt_reason"], "SIGTERM received");
 
     let daemon = world.start_daemon();
     reaches(&world, &id, "completed");
     assert_eq!((world.asked("planner").len(), world.asked("coder").len()), (1, 2));
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
 fn a_daemon_that_was_killed_resumes_its_session_at_the_next_start() {
     let world = World::new(&first_call_hangs(), &[]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
     daemon.signal(Signal::KILL);
     let _ = daemon.end();
@@ -153,23 +136,23 @@ fn a_daemon_that_was_killed_resumes_its_session_at_the_next_start() {
     let daemon = world.start_daemon();
     reaches(&world, &id, "completed");
     assert_eq!((world.asked("planner").len(), world.asked("coder").len()), (1, 2));
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
 fn more_sessions_than_may_work_at_once_wait_in_the_queue() {
     let world = World::new(&first_call_hangs(), &[("daemon.max_sessions", "1")]);
     let daemon = world.start_daemon();
-    let first = submit(&world);
+    let first = world.submit("idea.md");
     wait_until("a call", || (!world.asked("coder").is_empty()).then_some(()));
     std::fs::write(world.path("idea.md"), "---\nid: 003-next\n---\n# Next\n\nGo on.\n").unwrap();
-    let second = submit(&world);
+    let second = world.submit("idea.md");
     let sessions = world.status()["sessions"].clone();
     assert_eq!((&sessions["active"], &sessions["queued"]), (&json!(1), &json!(1)));
-    assert_eq!(show(&world, &second)["phase"], "queued");
+    assert_eq!(world.show(&second)["phase"], "queued");
     world.steadfast(&["cancel", &first]).expect(0);
     reaches(&world, &second, "completed");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -181,7 +164,7 @@ fn breakers_are_reset_over_the_socket() {
     assert_eq!(world.coder_breaker(0), "OPEN");
     assert_eq!(world.steadfast(&["breaker", "reset", "sim/one", "--json"]).expect(0).json()["reset"], 1);
     assert_eq!(world.coder_breaker(0), "CLOSED");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -192,7 +175,7 @@ fn a_status_check_fails_while_a_role_has_no_model_to_call() {
     world.steadfast(&["status", "--check"]).expect(0);
     world.run().expect(0);
     world.steadfast(&["status", "--check"]).expect(1);
-    stop(daemon);
+    daemon.stop();
     world.steadfast(&["status", "--check"]).expect(1);
 }
 
@@ -204,7 +187,7 @@ fn sessions_of_several_ideas_work_side_by_side() {
     let ids: Vec<String> = (1..=3)
         .map(|n| {
             std::fs::write(world.path("idea.md"), format!("---\nid: idea-{n}\n---\n# Idea\n\nText {n}.\n")).unwrap();
-            submit(&world)
+            world.submit("idea.md")
         })
         .collect();
     for id in &ids {
@@ -215,7 +198,7 @@ fn sessions_of_several_ideas_work_side_by_side() {
     }
     assert_eq!(world.sim.total(), 12);
     world.sim.set_script(Script::default());
-    stop(daemon);
+    daemon.stop();
 }
 
 /// A tenth of all requests for files and reviews fail in some way, and a few reviews reject. The plan is always the same,
@@ -260,7 +243,7 @@ fn a_daemon_that_is_killed_again_and_again_among_failing_models_leaves_nothing_h
     let ids: Vec<String> = (1..=3)
         .map(|n| {
             std::fs::write(world.path("idea.md"), format!("---\nid: idea-{n}\n---\n# Idea\n\nText {n}.\n")).unwrap();
-            submit(&world)
+            world.submit("idea.md")
         })
         .collect();
     for n in 1..=6 {
@@ -272,7 +255,7 @@ fn a_daemon_that_is_killed_again_and_again_among_failing_models_leaves_nothing_h
         });
         if n % 3 == 0 {
             // Three abnormal ends in a row would be taken for the session's own fault.
-            stop(daemon);
+            daemon.stop();
         } else {
             daemon.signal(Signal::KILL);
             let _ = daemon.end();
@@ -297,7 +280,7 @@ fn a_daemon_that_is_killed_again_and_again_among_failing_models_leaves_nothing_h
     // Recovery issues of the two orderly ends are closed again, which is no file of its own.
     let filed = issues.as_array().unwrap().iter().filter(|entry| entry["kind"] != "closing").count();
     assert_eq!(filed, files, "{issues:#}");
-    stop(daemon);
+    daemon.stop();
     // What was left of a session that was killed in its last moment went with a later start.
     assert_eq!(left_behind(&world), (0, 0));
 }
@@ -317,9 +300,9 @@ fn a_worktree_that_a_killed_process_left_goes_at_the_next_start() {
     let dir = world.state().join("worktrees").join(&id);
     repository.add_worktree(&dir, BRANCH, &repository.head().unwrap()).unwrap();
     assert_eq!(left_behind(&world), (1, 1));
-    stop(world.start_daemon());
+    world.start_daemon().stop();
     assert_eq!(left_behind(&world), (0, 0));
-    assert_eq!(show(&world, &id)["phase"], "completed");
+    assert_eq!(world.show(&id)["phase"], "completed");
 }
 
 #[test]
@@ -334,9 +317,9 @@ fn prune_removes_what_is_kept_no_longer_and_leaves_the_branch() {
     // A daemon is asked, and keeps what is younger.
     let world = World::new(&script, &[("daemon.keep_finished", "\"30 days\"")]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     reaches(&world, &id, "completed");
     assert_eq!(world.steadfast(&["prune", "--json"]).expect(0).json()["sessions"], 0);
-    assert_eq!(show(&world, &id)["phase"], "completed");
-    stop(daemon);
+    assert_eq!(world.show(&id)["phase"], "completed");
+    daemon.stop();
 }

@@ -1,6 +1,6 @@
 //! What ends a process, or keeps it from beginning (SPEC 7, 8): each trigger for real.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use rustix::process::Signal;
 
@@ -12,24 +12,15 @@ fn coder_hangs(settings: &[(&str, &str)]) -> World {
     World::new(&script, settings)
 }
 
-fn submit(world: &World, idea: &str) -> String {
-    let submitted = world.steadfast(&["submit", idea, "--repo", "repo", "--json"]).expect(0).json();
-    submitted["sessionId"].as_str().unwrap().to_owned()
-}
-
-fn show(world: &World, id: &str) -> Value {
-    world.steadfast(&["show", id, "--json"]).expect(0).json()
-}
-
 #[test]
 fn a_daemon_ends_before_its_time_limit_with_everything_saved_and_code_0() {
     let settings = [("daemon.time_limit", "\"3s\""), ("daemon.time_limit_margin", "\"1s\"")];
     let world = coder_hangs(&settings);
     let daemon = world.start_daemon();
-    let id = submit(&world, "idea.md");
+    let id = world.submit("idea.md");
     let output = daemon.output().expect(0);
     assert!(output.stderr.contains("the time limit comes close"), "{}", output.stderr);
-    let report = show(&world, &id);
+    let report = world.show(&id);
     assert_eq!(report["interrupt_reason"], "the time limit comes close");
     assert_eq!((&report["emergency_shutdown"], &report["can_resume"]), (&json!(true), &json!(true)));
 }
@@ -46,14 +37,14 @@ fn a_session_in_the_foreground_ends_before_the_time_limit_and_is_resumable() {
 fn a_daemon_that_begins_short_of_memory_answers_takes_ideas_and_begins_none() {
     let world = coder_hangs(&[("daemon.memory_limit", "\"1 MiB\"")]);
     let daemon = world.start_daemon();
-    let id = submit(&world, "idea.md");
+    let id = world.submit("idea.md");
     let status = world.status();
     assert!(status["paused"].as_str().unwrap().starts_with("memory is short"), "{status}");
     assert_eq!((&status["sessions"]["queued"], &status["sessions"]["active"]), (&json!(1), &json!(0)));
     assert!(world.steadfast(&["status"]).expect(0).stdout.contains("Paused: memory is short"));
     daemon.signal(Signal::TERM);
     daemon.output().expect(0);
-    assert_eq!((world.sim.total(), &show(&world, &id)["can_resume"]), (0, &json!(true)));
+    assert_eq!((world.sim.total(), &world.show(&id)["can_resume"]), (0, &json!(true)));
 }
 
 #[test]
@@ -61,20 +52,20 @@ fn a_session_that_is_at_work_whenever_the_daemon_dies_is_parked_and_the_others_l
     let world = coder_hangs(&[]);
     std::fs::write(world.path("other.md"), "---\nid: 003-other\n---\n# Other\n\nText.\n").unwrap();
     let mut daemon = world.start_daemon();
-    let id = submit(&world, "idea.md");
+    let id = world.submit("idea.md");
     for calls in 1..=3 {
         wait_until("its call", || (world.asked("coder").len() == calls).then_some(()));
         daemon.signal(Signal::KILL);
         let _ = daemon.end();
         daemon = world.start_daemon();
     }
-    let report = show(&world, &id);
+    let report = world.show(&id);
     assert_eq!((&report["interrupted"], &report["can_resume"]), (&json!(true), &json!(true)));
     assert!(report["interrupt_reason"].as_str().unwrap().contains("3 abnormal ends"), "{report}");
     assert_eq!(report["issues"][0]["kind"], "recovery");
     // Another idea is carried through beside it.
-    let other = submit(&world, "other.md");
-    wait_until("the other's end", || (show(&world, &other)["phase"] == "completed").then_some(()));
+    let other = world.submit("other.md");
+    wait_until("the other's end", || (world.show(&other)["phase"] == "completed").then_some(()));
     assert_eq!(world.asked("coder").iter().filter(|call| call.idea.as_deref() == Some("002-feature")).count(), 3);
     // By hand it goes on.
     world.steadfast(&["resume", &id]).expect(0);
@@ -93,11 +84,11 @@ fn faulty(fault: &str, settings: &[(&str, &str)]) -> World {
 /// The emergency is told, everything is saved, the code is 1, and the next start carries the session to its end.
 fn ends_and_goes_on(mut world: World, said: &str) {
     let daemon = world.start_daemon();
-    let id = submit(&world, "idea.md");
+    let id = world.submit("idea.md");
     let output = daemon.output().expect(1);
     assert!(output.stderr.contains(said), "{}", output.stderr);
     world.env.clear();
-    let report = show(&world, &id);
+    let report = world.show(&id);
     assert!(report["interrupt_reason"].as_str().unwrap().contains(said), "{report}");
     assert_eq!((&report["emergency_shutdown"], &report["can_resume"]), (&json!(true), &json!(true)));
     assert_eq!(report["issues"][0]["kind"], "recovery");

@@ -230,29 +230,12 @@ impl Walk {
         }
         let session = report["sessionId"].as_str().unwrap();
         Ending {
-            history: self.history(),
+            history: self.world.history(BRANCH),
             issues: self.issues(&report),
             alerts: self.alerts(session),
             milestones,
             n_answers: self.n_bought() - self.lost,
         }
-    }
-
-    fn history(&self) -> Vec<(BTreeMap<String, String>, String)> {
-        let git = self.world.git();
-        let mut walk = git.revwalk().unwrap();
-        walk.push_ref(&format!("refs/heads/{BRANCH}")).unwrap();
-        walk.hide_ref("refs/heads/main").unwrap();
-        walk.set_sorting(git2::Sort::REVERSE | git2::Sort::TOPOLOGICAL).unwrap();
-        let plain = |message: &str| {
-            let lines = message.lines().filter(|line| !line.starts_with("Steadfast-Session: "));
-            lines.collect::<Vec<_>>().join("\n")
-        };
-        walk.map(|id| {
-            let id = id.unwrap();
-            (self.world.files_at(&id.to_string()), plain(git.find_commit(id).unwrap().message().unwrap()))
-        })
-        .collect()
     }
 
     /// Issues as they lie at the tracker, each known to the report by its address.

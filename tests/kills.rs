@@ -37,24 +37,6 @@ fn world(n_agents: &str, checks: &str) -> World {
     World::new(&script(), &settings)
 }
 
-/// What must be the same however often it was killed: trees and messages, oldest first, without the session's id.
-fn history(world: &World) -> Vec<(BTreeMap<String, String>, String)> {
-    let git = world.git();
-    let mut walk = git.revwalk().unwrap();
-    walk.push_ref(&format!("refs/heads/{BRANCH}")).unwrap();
-    walk.hide_ref("refs/heads/main").unwrap();
-    walk.set_sorting(git2::Sort::REVERSE | git2::Sort::TOPOLOGICAL).unwrap();
-    let plain = |message: &str| {
-        let lines = message.lines().filter(|line| !line.starts_with("Steadfast-Session: "));
-        lines.collect::<Vec<_>>().join("\n")
-    };
-    walk.map(|id| {
-        let id = id.unwrap();
-        (world.files_at(&id.to_string()), plain(git.find_commit(id).unwrap().message().unwrap()))
-    })
-    .collect()
-}
-
 /// Issues by kind and title; the same from the report and from the tracker's folder.
 fn issues(world: &World, report: &Value) -> Vec<String> {
     let issues = report["issues"].as_array().unwrap();
@@ -144,7 +126,7 @@ fn killed_and_resumed(seed: u64, n_kills: u32, n_agents: &str, checks: &str, kil
         }
     };
     assert_eq!(report["phase"], "completed", "seed {seed}");
-    assert_eq!(history(&world), history(&calm), "seed {seed}");
+    assert_eq!(world.history(BRANCH), calm.history(BRANCH), "seed {seed}");
     assert_eq!(issues(&world, &report), issues(&calm, &calm_report), "seed {seed}");
     assert_eq!(report["milestones"][1]["verdict"], calm_report["milestones"][1]["verdict"]);
     nothing_was_bought_twice(&world, &kills);

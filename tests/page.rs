@@ -8,7 +8,7 @@ use browser::{Browser, Page, browser};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Running, World, milestone, rule, wait_until};
+use crate::support::{World, milestone, rule, wait_until};
 
 const DESK: (u32, u32) = (1280, 900);
 const PHONE: (u32, u32) = (360, 740);
@@ -31,17 +31,6 @@ fn keep_port(world: &mut World) {
     let at = world.status()["http"].as_str().unwrap().to_owned();
     let at = at.strip_prefix("http://").unwrap();
     world.replace("daemon.listen = \"127.0.0.1:0\"", &format!("daemon.listen = \"{at}\""));
-}
-
-#[track_caller]
-fn submit(world: &World) -> String {
-    let submitted = world.steadfast(&["submit", "idea.md", "--repo", "repo", "--json"]).expect(0).json();
-    submitted["sessionId"].as_str().unwrap().to_owned()
-}
-
-fn stop(daemon: Running) {
-    daemon.signal(Signal::TERM);
-    daemon.output().expect(0);
 }
 
 /// The dashboard of this world, connected.
@@ -86,7 +75,7 @@ fn a_session_is_watched_live_from_submit_to_done() {
     assert_eq!(page.text("#now"), "Idle");
     assert!(page.text("#live-none").contains("steadfast submit IDEA.md --repo DIR"));
     remember(&page, "#col-a");
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     page.wait("the end", DONE);
     let told = page.eval("window.told");
     let told = told.as_str().unwrap();
@@ -116,7 +105,7 @@ fn a_session_is_watched_live_from_submit_to_done() {
         assert!(detail.contains(part), "{part} in {detail}");
     }
     assert_eq!(page.faults(), Vec::<String>::new());
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -131,7 +120,7 @@ fn a_breaker_that_opens_is_shown_with_its_time_and_closed_by_the_button() {
     let page = dashboard(&browser, &world, DESK);
     let pill = "document.querySelector('[data-model=\"sim/one\"] .pill').textContent";
     assert_eq!(page.eval(pill), "CLOSED");
-    submit(&world);
+    world.submit("idea.md");
     page.wait("an open breaker", &format!("{pill} === 'OPEN'"));
     page.wait(
         "its countdown",
@@ -150,7 +139,7 @@ fn a_breaker_that_opens_is_shown_with_its_time_and_closed_by_the_button() {
     page.wait("the rates", "document.querySelector('[data-rate=breakerOpens] .value').textContent === '1 warning'");
     assert_eq!(page.text("[data-rate=fallback] .value"), "33 % critical");
     assert!(page.eval("document.querySelector('[data-rate=fallback] .chart-line').getTotalLength()").is_number());
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -161,7 +150,7 @@ fn a_session_is_cancelled_after_a_question_and_taken_up_again() {
     let world = world(&script, &[]);
     let daemon = world.start_daemon();
     let page = dashboard(&browser, &world, DESK);
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     page.wait("the call", "document.querySelector('#live-list').textContent.includes('asks sim/one')");
     page.click("#live-list button", "Cancel");
     page.wait("the question", "document.querySelector('#ask').open");
@@ -181,7 +170,7 @@ fn a_session_is_cancelled_after_a_question_and_taken_up_again() {
         "the daemon's sentence",
         "document.querySelector('.toast.bad')?.textContent.includes('there is no session')",
     );
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -193,7 +182,7 @@ fn a_page_outlives_a_restart_of_the_daemon_and_shows_no_event_twice() {
     let daemon = world.start_daemon();
     keep_port(&mut world);
     let page = dashboard(&browser, &world, DESK);
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     page.wait("the call", "document.querySelector('#live-list').textContent.includes('asks sim/one')");
     let before = feed(&page);
     daemon.kill_with(Signal::KILL);
@@ -208,7 +197,7 @@ fn a_page_outlives_a_restart_of_the_daemon_and_shows_no_event_twice() {
     let missing = || story.iter().find(|id| !feed(&page).contains(id)).copied();
     wait_until("the events of the time between", || missing().is_none().then_some(()));
     assert_eq!(page.faults(), Vec::<String>::new());
-    stop(daemon);
+    daemon.stop();
 }
 
 /// Names that stretch a page and names that want to be scripts. The paths are ones that a plan may have.
@@ -226,7 +215,7 @@ fn names_that_models_chose_are_text_and_nothing_else() {
     std::fs::write(world.path("idea.md"), format!("---\nid: 002-feature\n---\n# {title}\n\nx\n")).unwrap();
     let daemon = world.start_daemon();
     let page = dashboard(&browser, &world, PHONE);
-    submit(&world);
+    world.submit("idea.md");
     page.wait("the end", DONE);
     assert!(page.text("#recent-list").contains(title));
     page.click("#recent-list button", title);
@@ -242,7 +231,7 @@ fn names_that_models_chose_are_text_and_nothing_else() {
     page.key("Escape");
     assert_fits(&page, "main");
     assert_eq!(page.faults(), Vec::<String>::new());
-    stop(daemon);
+    daemon.stop();
 }
 
 /// Nothing sticks out of the window at the side, and nothing has to be scrolled sideways.
@@ -264,7 +253,7 @@ fn everything_is_reached_and_done_by_the_keyboard_alone() {
         milestone("Write", &["a.js"], &[], &[]) + &rule("role = \"coder\"", "first = 1", "{ fault = \"hang\" }");
     let world = world(&script, &[]);
     let daemon = world.start_daemon();
-    submit(&world);
+    world.submit("idea.md");
     let page = dashboard(&browser, &world, DESK);
     page.wait("the call", "document.querySelector('#live-list').textContent.includes('asks sim/one')");
     // The order of the stops is the order of the document, each can be seen, and none is left out.
@@ -308,7 +297,7 @@ fn everything_is_reached_and_done_by_the_keyboard_alone() {
          !node.getAttribute('aria-label') && !node.labels?.length).map(node => node.outerHTML)",
     );
     assert_eq!(nameless, json!([]));
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -336,7 +325,7 @@ fn a_wrong_token_is_asked_for_and_the_right_one_leaves_the_address() {
     let other = Page::open(&browser, base, DESK);
     other.wait("the question", "document.querySelector('#gate').checkVisibility()");
     assert_eq!(other.text("#gate-why"), "");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -351,7 +340,7 @@ fn the_page_comes_in_one_request_and_asks_nobody_but_its_daemon() {
                   .filter(name => !name.startsWith(location.origin + '/v1/') && !name.startsWith('data:'))";
     assert_eq!(page.eval(others), json!([]));
     assert_eq!(page.faults(), Vec::<String>::new());
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -366,7 +355,7 @@ fn the_rates_of_a_day_outlive_the_process() {
     assert_eq!((&rate["low"], &rate["high"], &rate["moreIsBetter"]), (&json!(0.7), &json!(0.9), &json!(true)));
     assert_eq!(rate["values"].as_array().unwrap().last(), Some(&json!(1.0)), "{history}");
     assert_eq!(rate["values"].as_array().unwrap().len(), history["minutes"].as_array().unwrap().len());
-    stop(daemon);
+    daemon.stop();
 }
 
 /// Reads from the daemon over HTTP.
@@ -392,7 +381,7 @@ fn who_comes_in_the_middle_is_told_what_is_under_way() {
         milestone("Write", &["a.js"], &[], &[]) + &rule("role = \"coder\"", "first = 1", "{ fault = \"hang\" }");
     let world = world(&script, &[]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     let live = wait_until("a call", || {
         let live = get(&world, "/v1/live");
         (live["atWork"][0]["state"] == "asks" && live["atWork"][0]["role"] == "coder").then_some(live)
@@ -402,7 +391,7 @@ fn who_comes_in_the_middle_is_told_what_is_under_way() {
     assert_eq!((&live["sessions"][0]["sessionId"], &live["unfinished"]), (&json!(id), &json!(1)));
     assert_eq!(live["version"], env!("CARGO_PKG_VERSION"));
     assert!(live["lastEventId"].as_u64().unwrap() > 1 << 31);
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -434,11 +423,11 @@ fn the_dashboard_command_says_where_it_is_or_why_it_is_not() {
     let file = std::path::PathBuf::from(opened.trim());
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(std::fs::read_to_string(&file).unwrap().contains(&url));
-    stop(daemon);
+    daemon.stop();
     // A daemon that serves its socket alone.
     world.replace("daemon.listen = \"127.0.0.1:0\"", "daemon.listen = \"none\"");
     let daemon = world.start_daemon();
     let said = world.steadfast(&["dashboard"]).expect(2).stderr;
     assert!(said.contains("daemon.listen"), "{said}");
-    stop(daemon);
+    daemon.stop();
 }

@@ -11,24 +11,9 @@ use crate::support::{Running, World, milestone, rule, wait_until};
 const BRANCH: &str = "steadfast/002-feature";
 const TASK: &str = ".steadfast/tasks/002-feature-m1.md";
 
-fn stop(daemon: Running) {
-    daemon.signal(Signal::TERM);
-    daemon.output().expect(0);
-}
-
-#[track_caller]
-fn submit(world: &World) -> String {
-    let submitted = world.steadfast(&["submit", "idea.md", "--repo", "repo", "--json"]).expect(0).json();
-    submitted["sessionId"].as_str().unwrap().to_owned()
-}
-
-fn show(world: &World, id: &str) -> Value {
-    world.steadfast(&["show", id, "--json"]).expect(0).json()
-}
-
 /// Waits for what `show` says.
 fn reaches(world: &World, id: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-    wait_until(what, || Some(show(world, id)).filter(|report| is(report)))
+    wait_until(what, || Some(world.show(id)).filter(|report| is(report)))
 }
 
 fn is_redeemed(report: &Value) -> bool {
@@ -63,7 +48,7 @@ fn coders_that_come_back_write_the_milestone_in_one_commit_and_its_task_and_issu
     // One agent at a time, so that it takes six calls to open both breakers; they are tested when their time is up.
     let world = World::new(&script, &[("failover.reset_timeout", "\"3s\""), ("session.max_parallel_agents", "1")]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     let report = reaches(&world, &id, "the redemption", is_redeemed);
     let first = &report["milestones"][0];
     assert_eq!((&first["status"], &first["approved"]), (&json!("completed"), &json!(true)));
@@ -89,13 +74,13 @@ fn coders_that_come_back_write_the_milestone_in_one_commit_and_its_task_and_issu
     let issues = issues(&world);
     assert_eq!(issues.keys().collect::<Vec<_>>(), ["m1-manual"]);
     assert!(issues["m1-manual"].contains("A model has written milestone 1 (Write) after all"), "{issues:?}");
-    stop(daemon);
+    daemon.stop();
     // The story tells it, and so does what is left without a daemon.
     let story = world.steadfast(&["events", &id, "--json"]).expect(0).stdout;
     for part in ["\"redemption\"", "\"begun\"", "\"done\""] {
         assert!(story.contains(part), "{part} in {story}");
     }
-    assert_eq!(show(&world, &id), report);
+    assert_eq!(world.show(&id), report);
     let text = world.steadfast(&["show", &id]).expect(0).stdout;
     assert!(text.contains("a model has taken the place of the manual of milestone 1"), "{text}");
 }
@@ -107,7 +92,7 @@ fn a_reviewer_that_comes_back_reviews_what_static_checks_passed_and_no_commit_is
         + &rule("role = \"reviewer\"", "first = 1", "{ status = 401 }");
     let world = World::new(&script, &[]);
     let (daemon, id) = until_a_reset(&world);
-    assert_eq!(show(&world, &id)["degraded"], true);
+    assert_eq!(world.show(&id)["degraded"], true);
     world.steadfast(&["breaker", "reset"]).expect(0);
     let report = reaches(&world, &id, "both reviews", |report| {
         report["redeemed"].as_array().is_some_and(|redeemed| redeemed.len() == 2)
@@ -125,7 +110,7 @@ fn a_reviewer_that_comes_back_reviews_what_static_checks_passed_and_no_commit_is
     assert!(prompt(0).contains("a.js") && !prompt(0).contains("b/b.js"), "{}", prompt(0));
     assert!(prompt(1).contains("b.js") && prompt(1).contains("README.md"), "{}", prompt(1));
     assert!(issues(&world).is_empty());
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -139,7 +124,7 @@ fn a_reviewer_that_comes_back_and_rejects_leaves_an_issue_and_changes_nothing() 
         );
     let world = World::new(&script, &[]);
     let (daemon, id) = until_a_reset(&world);
-    assert_eq!(show(&world, &id)["degraded"], true);
+    assert_eq!(world.show(&id)["degraded"], true);
     world.steadfast(&["breaker", "reset"]).expect(0);
     let report = reaches(&world, &id, "the review", is_redeemed);
     assert_eq!(report["milestones"][0]["approved"], false);
@@ -148,7 +133,7 @@ fn a_reviewer_that_comes_back_and_rejects_leaves_an_issue_and_changes_nothing() 
     wait_until("the issue", || issues(&world).contains_key("m1-review").then_some(()));
     let text = issues(&world)["m1-review"].clone();
     assert!(text.contains("It is wrong.") && !is_closed(&text), "{text}");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -156,7 +141,7 @@ fn a_planner_that_comes_back_plans_anew_and_its_milestones_are_carried_out() {
     let script = milestone("Write", &["a.js"], &[], &[]) + &rule("role = \"planner\"", "first = 1", "{ status = 401 }");
     let world = World::new(&script, &[]);
     let (daemon, id) = until_a_reset(&world);
-    assert_eq!(show(&world, &id)["degraded"], true);
+    assert_eq!(world.show(&id)["degraded"], true);
     world.steadfast(&["breaker", "reset"]).expect(0);
     let report = reaches(&world, &id, "the plan", is_redeemed);
     assert_eq!(report["degraded"], false);
@@ -166,7 +151,7 @@ fn a_planner_that_comes_back_plans_anew_and_its_milestones_are_carried_out() {
     assert_eq!(report["redeemed"][0]["standIn"], "template");
     assert!(world.files_at(BRANCH).contains_key("a.js"));
     assert_eq!(report["currentMilestone"], 3);
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -177,7 +162,7 @@ fn a_redemption_that_is_killed_goes_on_and_pays_for_no_answer_twice() {
         + &rule("role = \"coder\", file = \"b.js\"", "first = 1", "{ fault = \"hang\" }");
     let world = World::new(&script, &[]);
     let daemon = world.start_daemon();
-    let id = submit(&world);
+    let id = world.submit("idea.md");
     let asked = |file: &str| world.asked("coder").iter().filter(|one| one.file.as_deref() == Some(file)).count();
     // The redemption asks for both; one is answered and on disk before the kill.
     wait_until("the redemption's calls", || (asked("a.js") == 7 && asked("b.js") == 7).then_some(()));
@@ -194,13 +179,13 @@ fn a_redemption_that_is_killed_goes_on_and_pays_for_no_answer_twice() {
     assert!(files.contains_key("a.js") && files.contains_key("b.js") && !files.contains_key(TASK));
     wait_until("the closing", || issues(&world).get("m1-manual").filter(|text| is_closed(text)).map(|_| ()));
     assert_eq!(issues(&world)["m1-manual"].matches("A model has written").count(), 1);
-    stop(daemon);
+    daemon.stop();
 }
 
 /// A daemon with a session some of whose models are out until a reset, because a key was refused; then they work.
 fn until_a_reset(world: &World) -> (Running, String) {
     let daemon = world.start_daemon();
-    let id = submit(world);
+    let id = world.submit("idea.md");
     reaches(world, &id, "the end", |report| report["phase"] == "completed");
     (daemon, id)
 }
@@ -240,7 +225,7 @@ fn a_branch_that_somebody_has_committed_on_or_deleted_or_merged_is_left_alone() 
         assert_eq!(before, after);
         let issues = issues(&world);
         assert!(!is_closed(&issues["m1-manual"]), "it stays for a person");
-        stop(daemon);
+        daemon.stop();
     }
 }
 
@@ -251,7 +236,7 @@ fn an_operators_reset_has_the_work_made_up_for_at_once() {
     world.steadfast(&["breaker", "reset"]).expect(0);
     let report = reaches(&world, &id, "the redemption", is_redeemed);
     assert_eq!(report["degraded"], false);
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -264,7 +249,7 @@ fn what_a_foreground_run_owed_is_made_up_for_by_the_next_daemon() {
     let daemon = world.start_daemon();
     let report = reaches(&world, &id, "the redemption", is_redeemed);
     assert_eq!(report["degraded"], false);
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -276,12 +261,12 @@ fn with_redeem_off_or_too_late_the_work_stays_with_a_person() {
         let script = milestone("Write", &["a.js"], &[], &[]) + &fails_first("a.js", 6);
         let world = World::new(&script, &[(key, value)]);
         let daemon = world.start_daemon();
-        let id = submit(&world);
+        let id = world.submit("idea.md");
         let report = reaches(&world, &id, "the end", |report| report["phase"] == "completed");
         // Whatever may follow the end of one session has followed by the end of the next one.
         std::fs::write(world.path("idea.md"), "---\nid: other\n---\n# Another\n\nWrite the files of the plan.\n")
             .unwrap();
-        let other = submit(&world);
+        let other = world.submit("idea.md");
         reaches(&world, &other, "the end", |report| report["phase"] == "completed");
         let report = match why {
             Some(why) => reaches(&world, &id, why, |report| report["notRedeemed"] == why),
@@ -291,6 +276,6 @@ fn with_redeem_off_or_too_late_the_work_stays_with_a_person() {
         assert!(world.files_at(BRANCH).contains_key(TASK));
         assert_eq!(world.asked("coder").iter().filter(|one| one.idea.as_deref() == Some("002-feature")).count(), 6);
         assert!(!is_closed(&issues(&world)["m1-manual"]));
-        stop(daemon);
+        daemon.stop();
     }
 }

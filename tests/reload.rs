@@ -3,17 +3,11 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Running, World, milestone, rule, wait_until};
-
-fn stop(daemon: Running) {
-    daemon.signal(Signal::TERM);
-    daemon.output().expect(0);
-}
+use crate::support::{World, milestone, rule, wait_until};
 
 fn submit(world: &World, idea: &str) -> String {
     std::fs::write(world.path("idea.md"), format!("---\nid: {idea}\n---\n# Idea\n\nText of {idea}.\n")).unwrap();
-    let submitted = world.steadfast(&["submit", "idea.md", "--repo", "repo", "--json"]).expect(0).json();
-    submitted["sessionId"].as_str().unwrap().to_owned()
+    world.submit("idea.md")
 }
 
 fn completed(world: &World, id: &str) -> Value {
@@ -53,7 +47,7 @@ fn a_good_configuration_holds_for_new_sessions_while_the_old_ones_go_on() {
     assert_eq!((&sessions["active"], &sessions["interrupted"]), (&json!(1), &json!(0)));
     assert_eq!(world.asked("coder").iter().filter(|call| call.idea.as_deref() == Some("001-first")).count(), 1);
     world.steadfast(&["cancel", &first]).expect(0);
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -77,7 +71,7 @@ fn a_bad_configuration_is_refused_with_its_fault_and_the_old_one_kept() {
     daemon.hear("configuration refused, the old one is kept");
     assert_eq!(coders(&world), ["sim/one", "sim/two"]);
     completed(&world, &submit(&world, "001-first"));
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -98,7 +92,7 @@ fn what_cannot_change_while_it_runs_is_named_and_the_rest_holds() {
     assert_eq!(coders(&world), ["sim/three"]);
     completed(&world, &submit(&world, "001-first"));
     assert!(!new.exists());
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -118,7 +112,7 @@ fn a_model_whose_key_was_refused_is_asked_again_as_soon_as_another_key_is_read()
     assert_eq!(world.coder_breaker(0), "CLOSED");
     let report = completed(&world, &submit(&world, "002-second"));
     assert_eq!(report["milestones"][0]["files"][0]["model"], "sim/one");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]

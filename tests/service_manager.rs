@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Running, World, milestone, rule, wait_until};
+use crate::support::{PATIENCE, World, milestone, rule, wait_until};
 
 /// A service manager: its socket, and all that was told so far with the time at which it was heard.
 struct Manager {
@@ -54,11 +54,6 @@ impl Manager {
         let with = self.heard.iter().filter(|(_, message)| message.lines().any(|told| told == line));
         with.map(|(time, _)| *time).collect()
     }
-}
-
-fn stop(daemon: Running) {
-    daemon.signal(Signal::TERM);
-    daemon.output().expect(0);
 }
 
 fn first_coder_hangs() -> String {
@@ -115,7 +110,7 @@ fn the_status_follows_the_work_at_most_once_a_second() {
         let apart = pair[1].0 - pair[0].0;
         assert!(apart > Duration::from_millis(500), "{apart:?} between {pair:?}");
     }
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -129,7 +124,7 @@ fn what_is_degraded_shows_in_the_status() {
     manager.hear(0, |line| line == "READY=1");
     world.steadfast(&["submit", "idea.md", "--repo", "repo"]).expect(0);
     manager.hear(0, |line| line.contains(" 1 degraded: 002-feature") && line.ends_with("(degraded)"));
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -149,7 +144,7 @@ fn the_watchdog_is_fed_at_half_of_its_time_over_an_abstract_socket() {
     let fed = manager.times("WATCHDOG=1");
     let took = fed[4] - fed[0];
     assert!(took > Duration::from_millis(1000), "four halves of 600 ms are 1200 ms, and it took {took:?}");
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -160,7 +155,7 @@ fn a_watchdog_meant_for_another_process_is_not_fed() {
     world.env.insert("WATCHDOG_PID".to_owned(), "1".to_owned());
     let daemon = world.start(&["daemon"]);
     manager.hear(0, |line| line == "STATUS=idle");
-    stop(daemon);
+    daemon.stop();
     manager.listen();
     assert_eq!(manager.times("WATCHDOG=1"), []);
 }
@@ -210,7 +205,7 @@ fn a_reload_begins_and_ends_with_a_word_whether_it_is_taken_or_refused() {
     assert_eq!(told[1], "READY=1\nSTATUS=the configuration was read again");
     assert!(told[3].starts_with("READY=1\nSTATUS=the configuration is refused and the old one kept: "), "{}", told[3]);
     assert_eq!(told.len(), 4);
-    stop(daemon);
+    daemon.stop();
 }
 
 #[test]
@@ -229,7 +224,7 @@ fn a_manager_that_is_not_there_or_does_not_read_holds_nothing_up() {
     let mut world = World::new(&milestone("Write", &["a.js"], &[], &[]), &[]);
     for socket in ["/nowhere/notify.sock", "no address", ""] {
         world.env.insert("NOTIFY_SOCKET".to_owned(), socket.to_owned());
-        stop(world.start_daemon());
+        world.start_daemon().stop();
     }
     // One whose queue is full for good.
     let manager = Manager::of(&mut world);
@@ -238,6 +233,6 @@ fn a_manager_that_is_not_there_or_does_not_read_holds_nothing_up() {
     while full.send_to(&[b'x'; 512], world.path("notify.sock")).is_ok() {}
     let daemon = world.start_daemon();
     assert_eq!(world.run().expect(0).json()["phase"], "completed");
-    stop(daemon);
+    daemon.stop();
     drop(manager);
 }

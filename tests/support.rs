@@ -269,6 +269,20 @@ impl World {
         daemon
     }
 
+    /// `submit --json` of an idea on the world's repository; answers the session's id.
+    #[track_caller]
+    pub(crate) fn submit(&self, idea: &str) -> String {
+        let submitted = self.steadfast(&["submit", idea, "--repo", "repo", "--json"]).expect(0).json();
+        assert_eq!(submitted.as_object().unwrap().keys().collect::<Vec<_>>(), ["sessionId"]);
+        submitted["sessionId"].as_str().unwrap().to_owned()
+    }
+
+    /// `show --json`.
+    #[track_caller]
+    pub(crate) fn show(&self, id: &str) -> Value {
+        self.steadfast(&["show", id, "--json"]).expect(0).json()
+    }
+
     /// `status --json`.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
@@ -305,6 +319,25 @@ impl World {
         })
         .unwrap();
         files
+    }
+
+    /// What must be the same however often it was killed: trees and messages of a branch above `main`, oldest first, without
+    /// the session's id.
+    pub(crate) fn history(&self, branch: &str) -> Vec<(BTreeMap<String, String>, String)> {
+        let git = self.git();
+        let mut walk = git.revwalk().unwrap();
+        walk.push_ref(&format!("refs/heads/{branch}")).unwrap();
+        walk.hide_ref("refs/heads/main").unwrap();
+        walk.set_sorting(git2::Sort::REVERSE | git2::Sort::TOPOLOGICAL).unwrap();
+        let plain = |message: &str| {
+            let lines = message.lines().filter(|line| !line.starts_with("Steadfast-Session: "));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        walk.map(|id| {
+            let id = id.unwrap();
+            (self.files_at(&id.to_string()), plain(git.find_commit(id).unwrap().message().unwrap()))
+        })
+        .collect()
     }
 
     /// The messages of the commits after `main` on a branch, oldest first.
@@ -452,6 +485,13 @@ impl Running {
     /// Sends a signal to the process and all that it has started.
     pub(crate) fn signal_group(&self, signal: rustix::process::Signal) {
         let _ = rustix::process::kill_process_group(self.id(), signal);
+    }
+
+    /// Ends a daemon in order.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.signal(rustix::process::Signal::TERM);
+        self.output().expect(0);
     }
 
     /// Sends a signal to the process alone, and waits for its end.
