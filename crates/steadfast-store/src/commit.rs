@@ -173,31 +173,28 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>, flus
     // How long to wait for a batch before the next step of housekeeping; `None`: nothing is left to do.
     let (idle, step_pause) = if fault_point::is_hasty() { (HASTY, HASTY) } else { (IDLE, STEP_PAUSE) };
     let mut patience = Some(idle);
+    // A job that ended a group without being a part of it.
+    let mut held: Option<Job> = None;
     loop {
-        let next = match patience {
-            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(patience) => queue.recv_timeout(patience),
+        let next = match (held.take(), patience) {
+            (Some(job), _) => Ok(job),
+            (None, None) => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (None, Some(patience)) => queue.recv_timeout(patience),
         };
-        let next = match next {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Disconnected) => return,
+        let (mut merged, first) = match next {
+            Ok(Job::Commit(batch, answer)) => (batch, answer),
+            Ok(Job::Compact(answer)) => {
+                answer.give(caught("the store panicked while it gave space back", || store.compact()));
+                continue;
+            }
+            Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 patience = maintain(store).then_some(step_pause);
                 continue;
             }
         };
-        let (mut merged, first) = match next {
-            Job::Commit(batch, answer) => (batch, answer),
-            Job::Compact(answer) => {
-                answer.give(compact(store));
-                continue;
-            }
-            Job::Stop => return,
-        };
-        let mut after = None;
         let mut answers = vec![first];
         let mut bytes = merged.payload_bytes();
-        let mut stop = false;
         while bytes < MAX_GROUP_BYTES && answers.len() < MAX_GROUP_BATCHES {
             match queue.try_recv() {
                 Ok(Job::Commit(mut batch, answer)) => {
@@ -205,46 +202,29 @@ fn write_all<S: CheckpointStore + ?Sized>(store: &S, queue: &Receiver<Job>, flus
                     merged.append(&mut batch);
                     answers.push(answer);
                 }
-                Ok(Job::Compact(answer)) => {
-                    after = Some(answer);
+                other => {
+                    held = other.ok();
                     break;
                 }
-                Ok(Job::Stop) => {
-                    stop = true;
-                    break;
-                }
-                Err(_) => break,
             }
         }
         let begun = Instant::now();
-        let result = commit(store, &merged);
+        let result = caught("the store panicked while it wrote", || store.apply(&merged).and_then(|()| store.sync()));
         let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         flushed.nanos.fetch_add(nanos, Ordering::Relaxed);
         flushed.count.fetch_add(1, Ordering::Relaxed);
         for answer in answers {
             answer.give(result.clone());
         }
-        if let Some(answer) = after {
-            answer.give(compact(store));
-        }
         fault_point::reach(Point::StoreFrameTold);
-        if stop {
-            return;
-        }
         patience = result.is_ok().then_some(idle);
     }
 }
 
-fn commit<S: CheckpointStore + ?Sized>(store: &S, batch: &Batch) -> Result<(), StoreError> {
-    // A panic in the layers below becomes an answer: callers wait for one, and the next batch may fare better.
-    catch_unwind(AssertUnwindSafe(|| store.apply(batch).and_then(|()| store.sync())))
-        .unwrap_or_else(|_| Err(StoreError::Index { source: BackendError::new("the store panicked while it wrote") }))
-}
-
-fn compact<S: CheckpointStore + ?Sized>(store: &S) -> Result<(), StoreError> {
-    catch_unwind(AssertUnwindSafe(|| store.compact())).unwrap_or_else(|_| {
-        Err(StoreError::Index { source: BackendError::new("the store panicked while it gave space back") })
-    })
+/// A panic in the layers below becomes an answer: callers wait for one, and the next job may fare better.
+fn caught(panicked: &'static str, work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::Index { source: BackendError::new(panicked) }))
 }
 
 fn maintain<S: CheckpointStore + ?Sized>(store: &S) -> bool {

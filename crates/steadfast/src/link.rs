@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use steadfast_fault_point::{self as fault_point, Point};
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -239,7 +238,7 @@ impl Due {
         let status: StatusBody = client.get("/v1/status").await?;
         let sessions = if self.sessions.is_some_and(|at| at <= now) {
             (self.sessions, self.sessions_at) = (None, now);
-            Some(get(client, &format!("/v1/sessions?limit={SESSIONS}")).await?)
+            Some(client.get(&format!("/v1/sessions?limit={SESSIONS}")).await?)
         } else {
             None
         };
@@ -250,15 +249,11 @@ impl Due {
         self.undelivered = Some(status.outbox.undelivered);
         let outbox = if self.outbox.is_some_and(|at| at <= now) {
             (self.outbox, self.outbox_at) = (None, now);
-            Some(get(client, "/v1/outbox").await?)
+            Some(client.get("/v1/outbox").await?)
         } else {
             None
         };
         self.at = [self.sessions, self.outbox].into_iter().flatten().fold(now + AT_LEAST, Instant::min);
         Ok(Standing { status, sessions, outbox })
     }
-}
-
-async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, Failure> {
-    client.get(path).await
 }

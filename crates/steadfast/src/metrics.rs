@@ -247,16 +247,10 @@ impl Metrics {
         self.events.inc();
         match event {
             Event::AttemptSucceeded { place, model, duration_ms, usage, .. } => {
-                let (model, role) = (model.as_str(), place.role.as_str());
-                self.attempts.with_label_values(&[model, role, "success"]).inc();
-                self.attempt_seconds.with_label_values(&[model]).observe(*duration_ms as f64 / 1e3);
-                self.bought(model, role, *usage);
+                self.attempted(model, place.role, "success", *duration_ms, *usage);
             }
             Event::AttemptFailed { place, model, fault, duration_ms, usage, .. } => {
-                let (model, role) = (model.as_str(), place.role.as_str());
-                self.attempts.with_label_values(&[model, role, fault.word()]).inc();
-                self.attempt_seconds.with_label_values(&[model]).observe(*duration_ms as f64 / 1e3);
-                self.bought(model, role, *usage);
+                self.attempted(model, place.role, fault.word(), *duration_ms, *usage);
             }
             Event::ModelRefused { place, model, .. } => {
                 self.refusals.with_label_values(&[model.as_str(), place.role.as_str()]).inc();
@@ -301,7 +295,10 @@ impl Metrics {
         }
     }
 
-    fn bought(&self, model: &str, role: &str, usage: Usage) {
+    fn attempted(&self, model: &ModelId, role: Role, result: &str, duration_ms: u64, usage: Usage) {
+        let (model, role) = (model.as_str(), role.as_str());
+        self.attempts.with_label_values(&[model, role, result]).inc();
+        self.attempt_seconds.with_label_values(&[model]).observe(duration_ms as f64 / 1e3);
         for (kind, n) in [("input", usage.input), ("output", usage.output)] {
             self.tokens.with_label_values(&[model, role, kind]).inc_by(n);
         }

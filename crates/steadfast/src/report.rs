@@ -236,17 +236,26 @@ impl Report {
         self.not_redeemed.clone_from(&debts.left);
     }
 
+    /// Nothing is done for it any more, unless somebody orders it.
+    pub(crate) fn is_over(&self) -> bool {
+        is_over(&self.phase)
+    }
+
     /// Whoever reads the store itself holds its lock, so nobody is at work: a session that is not over and was not
     /// interrupted in order ended with its process.
     pub(crate) fn nobody_carries_it(&mut self) {
-        let is_over = matches!(self.phase.as_str(), "completed" | "failed" | "cancelled");
-        if !is_over && !self.interrupted {
+        if !self.is_over() && !self.interrupted {
             self.interrupted = true;
             self.can_resume = true;
             self.interrupt_reason =
                 Some("its process ended without a word, as after kill -9 or a power cut".to_owned());
         }
     }
+}
+
+/// Whether a phase, by its name in reports and events, is one in which sessions end.
+pub(crate) fn is_over(phase: &str) -> bool {
+    matches!(phase, "completed" | "failed" | "cancelled")
 }
 
 /// What a verdict depends on, beside the milestone.

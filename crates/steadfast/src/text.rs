@@ -125,8 +125,7 @@ fn standing<'a>(report: &Report, milestone: &'a MilestoneReport) -> &'a str {
     if milestone.status != "pending" {
         return &milestone.status;
     }
-    let is_over = matches!(report.phase.as_str(), "completed" | "failed" | "cancelled");
-    match (milestone.index == report.current_milestone, is_over) {
+    match (milestone.index == report.current_milestone, report.is_over()) {
         (true, true) => "not finished",
         (true, false) => "under way",
         (false, true) => "not begun",

@@ -9,7 +9,7 @@ use crate::cli::{EventsArgs, Global};
 use crate::client::{Client, LOOK_AGAIN};
 use crate::commands::look;
 use crate::exit::{Failure, INTERRUPTED, Outcome};
-use crate::report::Report;
+use crate::report::{Report, is_over};
 use crate::setup::{Access, Setup};
 use crate::story::Story;
 use crate::{feed, print, print_json};
@@ -82,15 +82,16 @@ impl Follower {
         story.iter().for_each(|event| self.show(event));
         let report: Report = client.get(&format!("/v1/sessions/{}", self.session)).await?;
         let is_told = story.iter().rfind(|event| event["event"] == "session_moved").is_some_and(is_end);
-        if is_over(&report.phase) && is_told {
-            return Ok(Some(Ok(())));
-        }
-        // It ended between the two questions, and the stream brings the last events; or a kill took them, and they never come.
-        let patience = if is_over(&report.phase) { LAST_EVENTS } else { Duration::MAX };
-        while let Some(event) = match timeout(patience, stream.next()).await {
-            Ok(event) => event,
-            Err(_elapsed) => return Ok(Some(Ok(()))),
-        } {
+        let patience = match (report.is_over(), is_told) {
+            (false, _) => Duration::MAX,
+            (true, true) => return Ok(Some(Ok(()))),
+            // It ended between the two questions, and the stream brings the last events; or a kill took them, and they never
+            // come.
+            (true, false) => LAST_EVENTS,
+        };
+        loop {
+            let Ok(next) = timeout(patience, stream.next()).await else { return Ok(Some(Ok(()))) };
+            let Some(event) = next else { return Ok(None) };
             self.show(&event);
             if is_end(&event) {
                 return Ok(Some(Ok(())));
@@ -99,7 +100,6 @@ impl Follower {
                 return Ok(Some(Err(Failure::Code(INTERRUPTED))));
             }
         }
-        Ok(None)
     }
 
     fn show(&mut self, event: &Value) {
@@ -115,8 +115,4 @@ impl Follower {
 /// Whether it tells that the session is over.
 fn is_end(event: &Value) -> bool {
     event["event"] == "session_moved" && event["phase"].as_str().is_some_and(is_over)
-}
-
-fn is_over(phase: &str) -> bool {
-    matches!(phase, "completed" | "failed" | "cancelled")
 }

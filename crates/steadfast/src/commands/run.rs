@@ -211,8 +211,7 @@ pub(crate) async fn follow(global: &Global, client: &Client, session: &str) -> O
             crate::progress::note(&line);
             shown = line;
         }
-        let over = matches!(report.phase.as_str(), "completed" | "failed" | "cancelled") || report.interrupted;
-        if over {
+        if report.is_over() || report.interrupted {
             if global.json {
                 print_json(&report)?;
             } else {

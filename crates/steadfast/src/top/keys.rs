@@ -126,7 +126,7 @@ impl Top {
         let Some(report) = self.chosen_session() else {
             return self.told("there is no session to cancel".to_owned(), now);
         };
-        if matches!(report.phase.as_str(), "completed" | "failed" | "cancelled") {
+        if report.is_over() {
             let what = format!("{} is {} already", report.idea_id, report.phase);
             return self.told(what, now);
         }

@@ -92,11 +92,7 @@ const RATES: [&str; 5] = ["primarySuccess", "fallback", "degradation", "breakerO
 
 /// Neither over nor standing still.
 pub(super) fn is_live(report: &Report) -> bool {
-    !is_over(report) && !report.interrupted
-}
-
-fn is_over(report: &Report) -> bool {
-    matches!(report.phase.as_str(), "completed" | "failed" | "cancelled")
+    !report.is_over() && !report.interrupted
 }
 
 impl Top {
@@ -106,7 +102,7 @@ impl Top {
             self.fits(&format!("{} {} {} {}", report.idea_id, report.session_id, report.title, text::outcome(report)))
         };
         let mut rows: Vec<&Report> = self.sessions.iter().filter(fits).collect();
-        rows.sort_by_key(|report| (is_over(report), report.interrupted));
+        rows.sort_by_key(|report| (report.is_over(), report.interrupted));
         rows
     }
 
@@ -184,7 +180,7 @@ impl Top {
         let mut parts =
             vec![(format!("{mark} "), tone), (clean(&report.idea_id), Tone::Strong), ("  ".to_owned(), tone)];
         parts.push((clean(&text::outcome(report)), tone));
-        let steps = milestones(&report.milestones, report.current_milestone, is_over(report));
+        let steps = milestones(&report.milestones, report.current_milestone, report.is_over());
         if !steps.is_empty() {
             parts.push((format!("  {steps}"), Tone::Plain));
         }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::report::is_over;
+
 /// What an agent is doing, or what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Doing {
@@ -67,7 +69,7 @@ impl AtWork {
                     agents.clear();
                     *milestone = now;
                 }
-                if matches!(text("phase"), "completed" | "failed" | "cancelled") {
+                if is_over(text("phase")) {
                     self.sessions.remove(session);
                 }
             }
